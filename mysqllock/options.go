@@ -1,0 +1,217 @@
+package mysqllock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/tools/leaderelection"
+)
+
+// An Option changes a default of New, Migrate, GetElection or ListElections.
+// The first Option that can't be used makes the call fail.
+type Option func(*options) error
+
+type options struct {
+	database         string
+	operationTimeout time.Duration
+	timings          timings
+	serverClock      bool
+	sameIdentity     bool
+	beforeRelease    func(context.Context) error
+	eventTarget      runtime.Object
+}
+
+// timings are those of an elector.
+type timings struct {
+	lease, renewDeadline, retry time.Duration
+}
+
+// operationTimeout is the time that an operation may take so that neither a
+// renewal whose success arrives late (trusted from its arrival on, for
+// LeaseDuration, while followers count from when it was applied) nor the second
+// budget of a release makes a leader outlive its lease.
+func (t timings) operationTimeout() time.Duration {
+	return (t.lease - t.renewDeadline - t.retry) / 2
+}
+
+func applyOptions(opts []Option) (options, error) {
+	var o options
+	for _, opt := range opts {
+		if err := opt(&o); err != nil {
+			return options{}, err
+		}
+	}
+	if safe := o.timings.operationTimeout(); o.timings != (timings{}) && o.operationTimeout > safe {
+		return options{}, fmt.Errorf("WithOperationTimeout(%v) is longer than the %v that WithTimings leaves for an operation; leave WithOperationTimeout out", o.operationTimeout, safe)
+	}
+	return o, nil
+}
+
+// minOperationTimeout is the least time for an operation that WithTimings
+// accepts: with less, an ordinary hiccup of network or disk costs the lease.
+const minOperationTimeout = 50 * time.Millisecond
+
+// WithTimings tells the lock the elector's LeaseDuration, RenewDeadline and
+// RetryPeriod, so that the deadline of each operation is as long as is safe:
+//
+//	(LeaseDuration - RenewDeadline - RetryPeriod) / 2
+//
+// which is 1.5 s for client-go's defaults of 15 s, 10 s and 2 s. Timings that
+// leave less than 50 ms are refused, and so is a LeaseDuration that is not
+// whole seconds: client-go stores whole seconds, and followers wait no longer
+// than what is stored. A record with another lease duration is refused later.
+func WithTimings(leaseDuration, renewDeadline, retryPeriod time.Duration) Option {
+	return func(o *options) error {
+		t := timings{leaseDuration, renewDeadline, retryPeriod}
+		// What client-go itself refuses is refused here as well.
+		tooClose := float64(renewDeadline) <= leaderelection.JitterFactor*float64(retryPeriod)
+		if retryPeriod <= 0 || tooClose || leaseDuration%time.Second != 0 || t.operationTimeout() < minOperationTimeout {
+			// Client-go's proportions on whole seconds.
+			lease := max((leaseDuration + time.Second - 1).Truncate(time.Second), time.Second)
+			return fmt.Errorf("WithTimings: LeaseDuration %v, RenewDeadline %v and RetryPeriod %v don't leave %v for an operation: (LeaseDuration - RenewDeadline - RetryPeriod) / 2 must be at least that, "+
+				"RenewDeadline more than %.1f times RetryPeriod, and LeaseDuration whole seconds; %v, %v and %v would work",
+				leaseDuration, renewDeadline, retryPeriod, minOperationTimeout, leaderelection.JitterFactor, lease, lease*2/3/time.Millisecond*time.Millisecond, lease*2/15/time.Millisecond*time.Millisecond)
+		}
+		o.timings = t
+		return nil
+	}
+}
+
+// WithServerClock lets a candidate take over a lease that the server's own
+// clock calls expired without watching it for a whole LeaseDuration first, so
+// that a cold start takes a few retries.
+//
+// It counts only for another candidate's lease, only when the row has not
+// changed between two looks so far apart that a live leader would have renewed
+// in between (two retry periods as WithTimings tells them, else a third of the
+// stored lease), only when the server that answers is the one that wrote the
+// row and has not restarted since (another server's clock may be ahead), and
+// only when the lease has been over for a tenth of its duration, at least 0.5 s.
+// Otherwise the lock goes by what client-go observes, as without this option.
+//
+// Don't use it with binlog_format=STATEMENT: a replica would put its own name
+// where the primary's belongs.
+func WithServerClock() Option {
+	return func(o *options) error {
+		o.serverClock = true
+		return nil
+	}
+}
+
+// WithSameIdentityTakeover restores client-go's behaviour for a lease that is
+// held under this candidate's own identity by another Lock: it is taken over at
+// once. A restarted StatefulSet pod resumes without waiting for its own old
+// lease. Two live processes with one identity would take the lease from each
+// other with every retry; by default the second waits like any other follower.
+func WithSameIdentityTakeover() Option {
+	return func(o *options) error {
+		o.sameIdentity = true
+		return nil
+	}
+}
+
+// WithBeforeRelease makes the lock call f before it releases the lease
+// (ReleaseOnCancel), so that work in hand can end while nobody else can lead:
+// client-go releases before it cancels the context of OnStartedLeading.
+//
+// f is called once a term, while the fencing token is still valid. Its context
+// ends one operation before the lease does, counted from the last renewal:
+// there are no renewals meanwhile. If f returns an error, nothing is released
+// and the lease is left to expire.
+func WithBeforeRelease(f func(context.Context) error) Option {
+	return func(o *options) error {
+		if f == nil {
+			return errors.New("WithBeforeRelease: the function is nil")
+		}
+		o.beforeRelease = f
+		return nil
+	}
+}
+
+// WithOperationTimeout bounds each operation of the lock (Get, Create, Update)
+// by d: whatever has not been answered by then is an error, and so is an answer
+// that comes later, even one that says OK.
+//
+// Prefer WithTimings, which computes d. With neither, d is a tenth of the lease
+// duration, at most 1.5 s. To be safe d must be at most (LeaseDuration -
+// RenewDeadline - RetryPeriod) / 2 of the elector: an answer that arrives late
+// would extend the leader's trust in its lease beyond the lease.
+func WithOperationTimeout(d time.Duration) Option {
+	return func(o *options) error {
+		if d <= 0 {
+			return fmt.Errorf("WithOperationTimeout: %v is no time; give a positive duration, such as 1500ms", d)
+		}
+		o.operationTimeout = d
+		return nil
+	}
+}
+
+// WithDatabase names the database (MySQL's "schema") that holds the tables
+// election_records and election_fences. Default: the connection's own.
+func WithDatabase(name string) Option {
+	return func(o *options) error {
+		if err := validateName("WithDatabase", name, 64); err != nil {
+			return err
+		}
+		o.database = name
+		return nil
+	}
+}
+
+// WithEventTarget names the object that events are recorded on, in operators
+// usually the process's own Pod. Default: a reference made from the election's
+// name, "namespace/name" or "name".
+func WithEventTarget(obj runtime.Object) Option {
+	return func(o *options) error {
+		if obj == nil {
+			return errors.New("WithEventTarget: the object is nil")
+		}
+		o.eventTarget = obj
+		return nil
+	}
+}
+
+// maxNameLength is the width of the name columns, in characters.
+const maxNameLength = 255
+
+// validateName refuses what a server could store as something else: a
+// non-strict sql_mode cuts what is too long, a PAD SPACE collation takes "a "
+// for "a", and bytes that are not UTF-8 end where the server stops
+// understanding them. Two elections could become one, or one two.
+func validateName(field, name string, limit int) error {
+	switch n := utf8.RuneCountInString(name); {
+	case name == "":
+		return fmt.Errorf("%s is empty; give it a name", field)
+	case !utf8.ValidString(name):
+		return fmt.Errorf("%s %q is not valid UTF-8", field, name)
+	case n > limit:
+		return fmt.Errorf("%s has %d characters; shorten it to at most %d", field, n, limit)
+	}
+	for _, r := range name {
+		if unicode.IsControl(r) {
+			return fmt.Errorf("%s %q has the control character %U; remove it", field, name, r)
+		}
+	}
+	first, _ := utf8.DecodeRuneInString(name)
+	last, _ := utf8.DecodeLastRuneInString(name)
+	if unicode.IsSpace(first) || unicode.IsSpace(last) {
+		return fmt.Errorf("%s %q begins or ends with a space; remove it", field, name)
+	}
+	return nil
+}
+
+// isASCII tells whether s means the same in every character set that a
+// connection can have.
+func isASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
+}
