@@ -96,6 +96,9 @@ const (
 	errReadOnlyTransaction = 1792
 	errReadOnlyMode        = 1836
 	errRolledBack          = 3101 // Group Replication's certification
+	errIllegalMix          = 1267 // a parameter in another character set than the column's
+	errInvalidString       = 1300
+	errCannotConvert       = 3854
 	errLockNowait          = 3572 // MySQL's answer to a row that NOWAIT found locked
 )
 
@@ -118,6 +121,8 @@ func advice(err error, db *sql.DB) string {
 		return "raise the server's or the user's connection limit, or make the pools smaller"
 	case errUnknownCommand:
 		return "this node is not part of its cluster: connect to one that is"
+	case errIllegalMix, errInvalidString, errCannotConvert:
+		return "the session's character set can't carry the names: set charset=utf8mb4 in the DSN"
 	case errSyntax:
 		return "the lock needs MySQL 8.0 or MariaDB 10.3, or newer"
 	}
@@ -155,7 +160,7 @@ func isBusy(err error) bool {
 
 var (
 	// accountHost is the client's address in "Access denied for user 'a'@'10.0.0.7'".
-	accountHost = regexp.MustCompile(`@'[^']*'`)
+	accountHost = regexp.MustCompile(`(@|\bHost )'[^']*'`)
 	// address finds what looks like host:port, an IP address or a DSN's address
 	// in the text of an error whose type is not known.
 	address = regexp.MustCompile(`\S*@(?:tcp|unix)\([^)]*\)\S*|\[[0-9a-fA-F:.%]+\](?::\d+)?|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|\b[A-Za-z0-9_](?:[A-Za-z0-9_-]*\.)*[A-Za-z0-9_-]*:\d{2,5}\b`)
@@ -177,9 +182,9 @@ func publicText(err error) string {
 	case errors.As(err, &status):
 		return text // this package's own words
 	case errors.As(err, &server):
-		return accountHost.ReplaceAllString(text, "@'...'")
+		return accountHost.ReplaceAllString(text, "${1}'...'")
 	case errors.As(err, &dns):
-		return "looking up the server's address: " + dns.Err
+		return "looking up the server's address: " + address.ReplaceAllString(dns.Err, "...")
 	case errors.As(err, &op):
 		text = strings.ReplaceAll(text, op.Error(), op.Op+": "+publicText(op.Err))
 	case errors.As(err, &hostname):

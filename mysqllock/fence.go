@@ -16,6 +16,19 @@ const (
 	// MySQL and MariaDB know.
 	guardSQL = `SELECT fencing_token, leader_uid FROM {fences} WHERE election_name = ? LOCK IN SHARE MODE`
 
+	// certifiedGuardSQL pins the current term on clusters in which several nodes
+	// take writes: parameters (name, token, uid). One row, or none if another
+	// term has begun. There, a lock is known to its own node only, and a node
+	// that is behind with applying has not seen a takeover that another node
+	// committed; but the cluster certifies writes, and refuses the commit of the
+	// later one of two transactions that changed the same row.
+	certifiedGuardSQL = `UPDATE {fences} SET guards = guards + 1 WHERE election_name = ? AND fencing_token = ? AND leader_uid = ?`
+
+	// clusterSQL finds out about such clusters: Galera (wsrep_on is ON) and
+	// Group Replication (it has a group's name), in whatever mode, as modes
+	// change while a primary fails over.
+	clusterSQL = `SHOW VARIABLES WHERE Variable_name IN ('wsrep_on', 'group_replication_group_name')`
+
 	// sessionSQL reads what Transact changes of a session and puts back.
 	sessionSQL = `SELECT @@autocommit, @@session.wait_timeout`
 
@@ -54,6 +67,12 @@ func (l *Lock) FencingToken() (token int64, held bool) {
 // drops its session, after wait_timeout (8 hours by default): Transact lowers
 // that, Guard does not. Renewals never wait for a guard.
 //
+// The guard is a shared lock, so that any number of a leader's transactions may
+// be guarded at once. On Galera and Group Replication, which is detected, it is
+// a write instead: guarded transactions of one election wait for each other
+// there, and a commit may fail with error 1213, having committed nothing. tx's
+// account needs SELECT and UPDATE on election_fences.
+//
 // A server may end a transaction on its own after an error (a deadlock, 1213;
 // MariaDB's 1020): roll back on every error. What follows in such a transaction
 // would be committed statement by statement, unguarded; Transact notices that,
@@ -67,9 +86,24 @@ func (l *Lock) Guard(ctx context.Context, tx *sql.Tx) error {
 }
 
 func (l *Lock) guard(ctx context.Context, tx *sql.Tx, token int64) error {
+	fill := tableNames(l.options.database).Replace
+	certified, err := l.isCertified(ctx, tx)
+	if err != nil {
+		return err
+	}
+	if certified {
+		result, err := tx.ExecContext(ctx, fill(certifiedGuardSQL), l.election, token, l.uid)
+		if err != nil {
+			return err
+		}
+		if n, err := result.RowsAffected(); err != nil || n == 1 {
+			return err
+		}
+		return fmt.Errorf("%w: another term has begun after that with fencing token %d", ErrNotLeader, token)
+	}
 	var found int64
 	var uid string
-	err := tx.QueryRowContext(ctx, tableNames(l.options.database).Replace(guardSQL), l.election).Scan(&found, &uid)
+	err = tx.QueryRowContext(ctx, fill(guardSQL), l.election).Scan(&found, &uid)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return fmt.Errorf("%w: the transaction's server has no row in election_fences for the election, or its session reads the name in another character set than utf8mb4", ErrNotLeader)
@@ -81,6 +115,31 @@ func (l *Lock) guard(ctx context.Context, tx *sql.Tx, token int64) error {
 		return fmt.Errorf("%w: another term has begun, with fencing token %d after %d", ErrNotLeader, found, token)
 	}
 	return nil
+}
+
+// isCertified tells whether tx's server is part of a cluster that takes writes
+// on several nodes. It asks once a term.
+func (l *Lock) isCertified(ctx context.Context, tx *sql.Tx) (bool, error) {
+	l.mu.Lock()
+	known := l.cluster
+	l.mu.Unlock()
+	if known != nil {
+		return *known, nil
+	}
+	certified := false
+	err := each(ctx, tx, clusterSQL, nil, func(scan scanner) error {
+		var name, value string
+		err := scan(&name, &value)
+		certified = certified || (name == "wsrep_on" && value == "ON") || (name == "group_replication_group_name" && value != "")
+		return err
+	})
+	if err != nil {
+		return false, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cluster = &certified
+	return certified, nil
 }
 
 // Transact runs fn in a transaction of db and commits it only if this Lock still

@@ -35,9 +35,9 @@ const (
 	// the session's settings are known also when the election's row is missing
 	// (version is NULL then). Times are microseconds since 1970, a form that no
 	// parseTime, loc or time_zone can change.
-	pollSQL = `SELECT s.autocommit, s.charsets, r.version, r.leader_uid, r.leader_name, r.lease_duration_seconds,` +
+	pollSQL = `SELECT s.autocommit, s.charsets, r.version, r.leader_uid, CAST(r.leader_name AS BINARY), r.lease_duration_seconds,` +
 		` TIMESTAMPDIFF(MICROSECOND, '1970-01-01', r.acquire_time), TIMESTAMPDIFF(MICROSECOND, '1970-01-01', r.renew_time),` +
-		` r.leader_transitions, r.strategy, r.preferred_holder, {clock}` +
+		` r.leader_transitions, CAST(r.strategy AS BINARY), CAST(r.preferred_holder AS BINARY), {clock}` +
 		` FROM (SELECT @@autocommit AS autocommit, ` + charsets + ` AS charsets) AS s` +
 		` LEFT JOIN {records} AS r ON r.election_name = ?`
 
@@ -182,6 +182,7 @@ type Lock struct {
 	mu      sync.Mutex
 	token   int64         // the fencing token of the current term; 0: no term
 	renewed time.Time     // when the current term's last renewal was sent
+	cluster *bool         // whether guards must be writes; nil: not asked in this term
 	drained bool          // WithBeforeRelease's function was called in this term
 	lease   time.Duration // of the last record written here that has a holder
 	seen    time.Duration // of the observed row, if it has a holder
@@ -231,7 +232,7 @@ func New(db *sql.DB, election string, config resourcelock.ResourceLockConfig, op
 		config:   config,
 		options:  o,
 		uid:      hex.EncodeToString(uid),
-		ascii:    isASCII(election) && isASCII(config.Identity),
+		ascii:    isASCII(election) && isASCII(config.Identity) && isASCII(o.database),
 		turn:     make(chan struct{}, 1),
 
 		forASCII:   newStatements(o, writableSession),
@@ -457,11 +458,20 @@ func (l *Lock) takeOver(o *operation, old *row, record resourcelock.LeaderElecti
 // release gives the lease up, if it is this Lock's own. The term, and with it
 // the token, ends before anything is sent: once the row is released, anybody may
 // begin the next one.
+//
+// It ends with the lease: the elector calls itself leader until it has returned,
+// and has already spent a deadline on the Get before it.
 func (l *Lock) release(o *operation, old *row, record resourcelock.LeaderElectionRecord) error {
+	l.mu.Lock()
+	over := l.renewed.Add(l.lease)
+	l.mu.Unlock()
 	l.endTerm()
+	ctx, cancel := context.WithDeadline(o.ctx, over)
+	defer cancel()
+	o = &operation{ctx: ctx, started: o.started, timeout: o.timeout}
 	for {
 		if old.uid != l.uid {
-			return fmt.Errorf("not released, as this candidate does not hold the election: it is held by %q", old.record.HolderIdentity)
+			return fmt.Errorf("not released, as this candidate does not hold the election: it is held by %s", old.holder())
 		}
 		next := &row{record: record, version: newVersion(old.version)}
 		err := l.swap(o, old, next)
@@ -511,7 +521,12 @@ func (e *lostError) Unwrap() error { return e.cause }
 // that the elector still believes in must not overwrite a successor.
 func (l *Lock) lost(o *operation, old *row) error {
 	now, err := l.read(o)
+	var refused sessionError
 	switch {
+	case errors.As(err, &refused):
+		// Nothing is lost: the session was changed after the row was observed.
+		// No conflict, which client-go would retry without a pause in a release.
+		return err
 	case err != nil:
 		l.endTerm()
 		return &lostError{cause: conflict(l.election, "the row has changed since it was observed")}
@@ -526,7 +541,7 @@ func (l *Lock) lost(o *operation, old *row) error {
 		return &lostError{conflict(l.election, "an earlier write of this candidate was applied late"), now}
 	}
 	l.endTerm()
-	cause := conflict(l.election, fmt.Sprintf("the row has changed since it was observed and is held by %q", now.record.HolderIdentity))
+	cause := conflict(l.election, fmt.Sprintf("the row has changed since it was observed and is held by %s", now.holder()))
 	if l.isDuplicate(now) {
 		l.reportDuplicate(o.ctx, now)
 		cause = fmt.Errorf("%w: %w", ErrDuplicateIdentity, cause)
@@ -544,7 +559,7 @@ func (l *Lock) succeed(o *operation, next *row, token int64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if token != l.token {
-		l.drained = false
+		l.drained, l.cluster = false, nil
 	}
 	l.token, l.renewed = token, o.started
 	return nil
@@ -764,6 +779,19 @@ func (l *Lock) expire(o *operation, r *row) (*row, error) {
 	return now, nil
 }
 
+// holder is the row's holder in words.
+func (r *row) holder() string {
+	if r.record.HolderIdentity == "" {
+		return "nobody"
+	}
+	return strconv.Quote(r.record.HolderIdentity)
+}
+
+// sessionError is what makes a session unfit for a lock.
+type sessionError string
+
+func (e sessionError) Error() string { return string(e) }
+
 // read polls the row; nil if there is none.
 func (l *Lock) read(o *operation) (*row, error) { return l.readBy(o, l.db) }
 
@@ -787,12 +815,12 @@ func (l *Lock) readBy(o *operation, db interface {
 		return nil, err
 	}
 	if !autocommit.Bool {
-		return nil, errors.New("the session has autocommit off, so that no write would ever be committed; remove autocommit=0 from the DSN, the server's configuration or init_connect")
+		return nil, sessionError("the session has autocommit off, so that no write would ever be committed; remove autocommit=0 from the DSN, the server's configuration or init_connect")
 	}
 	if !l.ascii {
 		for charset := range strings.SplitSeq(charsets.String, ",") {
 			if charset != "utf8mb4" {
-				return nil, fmt.Errorf("the session's character set is %s, in which the election's name or the identity is another; set charset=utf8mb4 in the DSN", charset)
+				return nil, sessionError("the session's character set is " + charset + ", in which the election's name, the identity or the database's name is another; set charset=utf8mb4 in the DSN")
 			}
 		}
 	}

@@ -53,6 +53,11 @@ func Migrate(ctx context.Context, db *sql.DB, opts ...Option) error {
 	for {
 		err := migrate(ctx, db, o.database)
 		if n := number(err); n != errLockWaitTimeout && n != errDeadlock {
+			if cause := ctx.Err(); err != nil && cause != nil && n == 0 && !errors.Is(err, cause) {
+				// A session that ctx has ended says "bad connection" to all that
+				// follows.
+				err = fmt.Errorf("%w: %w", cause, err)
+			}
 			return wrap("migrate", "", err, db)
 		}
 		// Another process is at it: its locks outlive this session's short

@@ -1,0 +1,40 @@
+package mysqllock
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// RecordsTable and FencesTable are what Migrate takes for current, in the form
+// of DescribeTable.
+var RecordsTable, FencesTable = recordsTable.text(), fencesTable.text()
+
+// DescribeTable is a table's definition as Migrate sees it, as text.
+func DescribeTable(ctx context.Context, db *sql.DB, database, name string) (string, error) {
+	t, err := describe(ctx, db, database, name)
+	if err != nil {
+		return "", err
+	}
+	return t.text(), nil
+}
+
+func (t *table) text() string {
+	columns := slices.Clone(t.columns)
+	slices.SortFunc(columns, func(a, b column) int { return strings.Compare(a.name, b.name) })
+	var b strings.Builder
+	fmt.Fprintln(&b, t.name, t.engine, t.primaryKey)
+	for _, c := range columns {
+		fmt.Fprintf(&b, "%s %s(%d) nullable=%t %s\n", c.name, c.dataType, c.size, c.nullable, c.collation)
+	}
+	return b.String()
+}
+
+// ElectLeaderWithTimings is ElectLeader on a pool and with timings that a test
+// can wait for.
+func ElectLeaderWithTimings(ctx context.Context, db *sql.DB, election string, lease, renewDeadline, retry time.Duration, becomeLeader func(context.Context), loseLeadership func()) error {
+	return electLeader(ctx, db, election, timings{lease, renewDeadline, retry}, becomeLeader, loseLeadership)
+}

@@ -1,0 +1,1105 @@
+package mysqllock_test
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
+)
+
+// hookedPool is a pool with Open's interpolation and an ear: before is called
+// with each statement, and an error that it returns is the statement's.
+func hookedPool(t testing.TB, config *mysql.Config, before func(query string, args []driver.NamedValue) error) *sql.DB {
+	t.Helper()
+	config = config.Clone()
+	config.InterpolateParams = true
+	connector, err := mysql.NewConnector(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	db := sql.OpenDB(hookedConnector{connector, before})
+	t.Cleanup(func() { _ = db.Close() })
+	return db
+}
+
+type hookedConnector struct {
+	driver.Connector
+	before func(string, []driver.NamedValue) error
+}
+
+func (c hookedConnector) Connect(ctx context.Context) (driver.Conn, error) {
+	conn, err := c.Connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return hookedConn{conn.(driversConn), c.before}, nil
+}
+
+// driversConn is what database/sql uses of a connection of the driver.
+type driversConn interface {
+	driver.Conn
+	driver.ConnBeginTx
+	driver.ConnPrepareContext
+	driver.ExecerContext
+	driver.NamedValueChecker
+	driver.Pinger
+	driver.QueryerContext
+	driver.SessionResetter
+	driver.Validator
+}
+
+type hookedConn struct {
+	driversConn
+	before func(string, []driver.NamedValue) error
+}
+
+func (c hookedConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	if err := c.before(query, args); err != nil {
+		return nil, err
+	}
+	return c.driversConn.ExecContext(ctx, query, args)
+}
+
+func (c hookedConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	if err := c.before(query, args); err != nil {
+		return nil, err
+	}
+	return c.driversConn.QueryContext(ctx, query, args)
+}
+
+// newUser makes an account with the given privileges, each written as in
+// "SELECT, INSERT ON election_records", in the database of config.
+func newUser(t testing.TB, config *mysql.Config, grants ...string) *mysql.Config {
+	t.Helper()
+	admin := open(t, config)
+	user := "u_" + strings.TrimPrefix(config.DBName, "mysqllock_test_")
+	exec(t, admin, "CREATE USER '"+user+"'@'%' IDENTIFIED BY 'pass word'")
+	t.Cleanup(func() {
+		if _, err := admin.ExecContext(context.Background(), "DROP USER '"+user+"'@'%'"); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, grant := range grants {
+		exec(t, admin, "GRANT "+strings.Replace(grant, " ON ", " ON "+config.DBName+".", 1)+" TO '"+user+"'@'%'")
+	}
+	c := config.Clone()
+	c.User, c.Passwd = user, "pass word"
+	return c
+}
+
+// table is the result of a query as text, one row a line.
+func table(t testing.TB, db *sql.DB, query string, args ...any) string {
+	t.Helper()
+	rows, err := db.QueryContext(t.Context(), query, args...)
+	if err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+	defer rows.Close()
+	columns, err := rows.Columns()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for rows.Next() {
+		values := make([]sql.NullString, len(columns))
+		pointers := make([]any, len(columns))
+		for i := range values {
+			pointers[i] = &values[i]
+		}
+		if err := rows.Scan(pointers...); err != nil {
+			t.Fatal(err)
+		}
+		texts := make([]string, len(columns))
+		for i, v := range values {
+			texts[i] = v.String
+			if !v.Valid {
+				texts[i] = "NULL"
+			}
+		}
+		lines = append(lines, strings.Join(texts, "|"))
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// definition is all that the server knows of how the tables are defined, apart
+// from the order of columns.
+func definition(t testing.TB, db *sql.DB) string {
+	t.Helper()
+	return table(t, db, `SELECT TABLE_NAME, ENGINE, ROW_FORMAT, TABLE_COLLATION FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() ORDER BY 1`) + "\n" +
+		table(t, db, `SELECT TABLE_NAME, COLUMN_NAME, COLUMN_TYPE, IS_NULLABLE, COLUMN_DEFAULT, CHARACTER_SET_NAME, COLLATION_NAME, EXTRA, COLUMN_COMMENT`+
+			` FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = DATABASE() ORDER BY 1, 2`) + "\n" +
+		table(t, db, `SELECT TABLE_NAME, INDEX_NAME, SEQ_IN_INDEX, COLUMN_NAME, SUB_PART, NON_UNIQUE, INDEX_TYPE`+
+			` FROM information_schema.STATISTICS WHERE TABLE_SCHEMA = DATABASE() ORDER BY 1, 2, 3`)
+}
+
+// freshDefinition is definition of a database where Migrate made the tables.
+func freshDefinition(t testing.TB) string {
+	t.Helper()
+	db, _ := newTables(t)
+	return definition(t, db)
+}
+
+func tableNames(t testing.TB, db *sql.DB) string {
+	t.Helper()
+	return table(t, db, `SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() ORDER BY 1`)
+}
+
+func showCreate(t testing.TB, db *sql.DB, name string) string {
+	t.Helper()
+	return table(t, db, "SHOW CREATE TABLE "+name)
+}
+
+// byHand splits Schema into statements as a person's script does.
+func byHand() []string {
+	comments := regexp.MustCompile(`(?m)^--.*\n`)
+	var statements []string
+	for s := range strings.SplitSeq(comments.ReplaceAllString(mysqllock.Schema, ""), ";") {
+		if strings.TrimSpace(s) != "" {
+			statements = append(statements, s)
+		}
+	}
+	return statements
+}
+
+// statementOf is the one of Schema that makes a table, with the lines of some
+// columns, or of its "PRIMARY", replaced: "" leaves one out.
+func statementOf(t testing.TB, name string, lines map[string]string) string {
+	t.Helper()
+	for _, s := range byHand() {
+		if !strings.Contains(s, "EXISTS "+name+" ") {
+			continue
+		}
+		for column, line := range lines {
+			pattern := regexp.MustCompile(`(?m)^ +` + column + ` .*?(,?)\n`)
+			if !pattern.MatchString(s) {
+				t.Fatalf("Schema has no line for %s", column)
+			}
+			if line != "" {
+				line += "$1\n"
+			}
+			s = pattern.ReplaceAllString(s, line)
+		}
+		return s
+	}
+	t.Fatalf("Schema has no table %s", name)
+	return ""
+}
+
+// sessionStatus is one of the session's counters, which other tests don't touch.
+func sessionStatus(t testing.TB, db *sql.DB, name string) string {
+	t.Helper()
+	return table(t, db, "SHOW SESSION STATUS LIKE '"+name+"'")
+}
+
+// waiting tells whether a session executes, or waits to execute, a statement
+// that begins with prefix and names the database.
+func waiting(t testing.TB, db *sql.DB, prefix, database string) bool {
+	t.Helper()
+	return table(t, db, `SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE INFO LIKE ? AND INFO LIKE ?`, prefix+"%", "%"+database+"%") != "0"
+}
+
+func TestMigrateMakesTheTablesOnceAndThenNeedsOnlyTheLocksPrivileges(t *testing.T) {
+	t.Parallel()
+	config := newConfig(t)
+	admin := open(t, config)
+	if err := mysqllock.Migrate(t.Context(), admin); err != nil {
+		t.Fatal(err)
+	}
+	if got := tableNames(t, admin); got != "election_fences\nelection_records" {
+		t.Fatalf("tables: %s", got)
+	}
+	before := table(t, admin, `SELECT TABLE_NAME, CREATE_TIME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() ORDER BY 1`)
+
+	db := open(t, newUser(t, config, "SELECT, INSERT, UPDATE ON election_records", "SELECT, INSERT, UPDATE ON election_fences"))
+	db.SetMaxOpenConns(1)
+	session := table(t, db, "SELECT CONNECTION_ID(), @@lock_wait_timeout")
+	for range 2 {
+		if err := mysqllock.Migrate(t.Context(), db); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := table(t, db, "SELECT CONNECTION_ID(), @@lock_wait_timeout"); got != session {
+		t.Errorf("the session was %s and is %s: counters say nothing, and a setting may have leaked", session, got)
+	}
+	for _, counter := range []string{"Com_create_table", "Com_alter_table", "Com_lock_tables", "Com_insert", "Com_update", "Com_delete"} {
+		if got := sessionStatus(t, db, counter); got != counter+"|0" {
+			t.Errorf("Migrate of current tables sent something: %s", got)
+		}
+	}
+	if got := table(t, admin, `SELECT TABLE_NAME, CREATE_TIME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() ORDER BY 1`); got != before {
+		t.Errorf("the tables were made at %s, now at %s", before, got)
+	}
+	lock := newLock(t, db, "e", "a")
+	if err := lock.Create(t.Context(), record("a")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestMigrateWithoutCreateSaysWhatToGrant(t *testing.T) {
+	t.Parallel()
+	config := newConfig(t)
+	db := open(t, newUser(t, config, "SELECT, INSERT, UPDATE ON *"))
+	err := mysqllock.Migrate(t.Context(), db)
+	var denied *mysql.MySQLError
+	if !errors.As(err, &denied) || denied.Number != 1142 {
+		t.Fatalf("not the server's refusal: %v", err)
+	}
+	for _, part := range []string{
+		"mysqllock: migrate: Error 1142 (42000): CREATE command denied to user 'u_", "election_records",
+		"; the lock needs SELECT, INSERT and UPDATE on election_records and election_fences: GRANT them (Migrate also needs CREATE, ",
+	} {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("%q lacks %q", err, part)
+		}
+	}
+	if got := tableNames(t, open(t, config)); got != "" {
+		t.Errorf("tables: %s", got)
+	}
+}
+
+func TestTwentyReplicasMigrateAtOnce(t *testing.T) {
+	t.Parallel()
+	want := freshDefinition(t)
+	for _, c := range []struct {
+		name    string
+		prepare func(t *testing.T, db *sql.DB)
+		rows    string
+	}{
+		{"empty database", func(*testing.T, *sql.DB) {}, "0"},
+		{"table of v0", func(t *testing.T, db *sql.DB) {
+			t.Helper()
+			exec(t, db, v0Table+"DEFAULT CHARACTER SET latin1")
+			for i := range 200 {
+				insertV0(t, db, i+1, fmt.Sprint("e", i%20), fmt.Sprint("candidate", i), fmt.Sprintf("2024-05-01 10:00:%02d", i%60))
+			}
+		}, "20"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			config := newConfig(t)
+			admin := open(t, config)
+			c.prepare(t, admin)
+			errs := make([]error, 20)
+			start := make(chan struct{})
+			var done sync.WaitGroup
+			for i := range errs {
+				db := open(t, config)
+				if i%2 == 1 {
+					db = openDSN(t, config, "")
+				}
+				if err := db.PingContext(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				done.Add(1)
+				go func() {
+					defer done.Done()
+					<-start
+					errs[i] = mysqllock.Migrate(t.Context(), db)
+				}()
+			}
+			close(start)
+			done.Wait()
+			for i, err := range errs {
+				if err != nil {
+					t.Errorf("replica %d: %v", i, err)
+				}
+			}
+			if diff := cmp.Diff(want, definition(t, admin)); diff != "" {
+				t.Error(diff)
+			}
+			if got := table(t, admin, "SELECT COUNT(*) FROM election_records"); got != c.rows {
+				t.Errorf("%s rows, not %s", got, c.rows)
+			}
+		})
+	}
+}
+
+func TestTablesThatSchemaMadeByHandAreCurrent(t *testing.T) {
+	t.Parallel()
+	fresh, config := newTables(t)
+	want := definition(t, fresh)
+	for name, table := range map[string]string{"election_records": mysqllock.RecordsTable, "election_fences": mysqllock.FencesTable} {
+		got, err := mysqllock.DescribeTable(t.Context(), fresh, config.DBName, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(table, got); diff != "" {
+			t.Errorf("schema.go and schema.sql differ about %s: %s", name, diff)
+		}
+	}
+	for _, c := range []struct {
+		name, parameters string
+		statements       []string
+	}{
+		{"split at semicolons", "", byHand()},
+		{"as one", "multiStatements=true", []string{mysqllock.Schema}},
+		{"twice", "multiStatements=true", []string{mysqllock.Schema, mysqllock.Schema}},
+		// What the tables are must not depend on where they are made.
+		{"in a latin1 session without strict mode", "multiStatements=true&charset=latin1&sql_mode=%27%27", []string{mysqllock.Schema}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			config := newConfig(t)
+			db := openDSN(t, config, c.parameters)
+			for _, statement := range c.statements {
+				exec(t, db, statement)
+			}
+			if diff := cmp.Diff(want, definition(t, db)); diff != "" {
+				t.Error(diff)
+			}
+			restricted := open(t, newUser(t, config, "SELECT, INSERT, UPDATE ON *"))
+			if err := mysqllock.Migrate(t.Context(), restricted); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestMigrateAcceptsHandMadeTablesThatHoldMore(t *testing.T) {
+	t.Parallel()
+	config := newConfig(t)
+	db := open(t, config)
+	exec(t, db, statementOf(t, "election_records", map[string]string{
+		"election_name":          "election_name VARCHAR(300) NOT NULL",
+		"leader_name":            "leader_name VARCHAR(500) NOT NULL DEFAULT 'nobody'",
+		"leader_uid":             "leader_uid VARCHAR(255) NOT NULL",
+		"lease_duration_seconds": "lease_duration_seconds BIGINT NOT NULL",
+		"leader_transitions":     "leader_transitions INT NOT NULL",
+		"version":                "version BIGINT NOT NULL, note VARCHAR(20) NULL, team INT NOT NULL DEFAULT 7, serial BIGINT NOT NULL AUTO_INCREMENT, KEY (serial)",
+	}))
+	exec(t, db, statementOf(t, "election_fences", map[string]string{
+		"leader_uid": "leader_uid VARCHAR(64) NOT NULL, note VARCHAR(20) NULL",
+	}))
+	before := showCreate(t, db, "election_records") + showCreate(t, db, "election_fences")
+	if err := mysqllock.Migrate(t.Context(), db); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before, showCreate(t, db, "election_records")+showCreate(t, db, "election_fences")); diff != "" {
+		t.Error(diff)
+	}
+	lock := newLock(t, db, "e", "a")
+	if err := lock.Create(t.Context(), record("a")); err != nil {
+		t.Fatal(err)
+	}
+	if err := lock.Update(t.Context(), record("a")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestMigrateRefusesATableThatIsNotItsOwnAndChangesNothing(t *testing.T) {
+	t.Parallel()
+	const utf8mb4 = " CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL"
+	for _, c := range []struct {
+		name, table string
+		statements  []string
+		differences string
+	}{
+		{
+			"a name's collation", "election_records",
+			[]string{statementOf(t, "election_records", map[string]string{"election_name": "election_name VARCHAR(255) COLLATE utf8mb4_general_ci NOT NULL"})},
+			"election_name has the collation utf8mb4_general_ci, not utf8mb4_bin",
+		},
+		{
+			"the table's collation", "election_fences",
+			[]string{strings.ReplaceAll(statementOf(t, "election_fences", nil), "utf8mb4_bin", "utf8mb4_general_ci")},
+			"election_name has the collation utf8mb4_general_ci, not utf8mb4_bin, leader_uid has the collation utf8mb4_general_ci, not utf8mb4_bin",
+		},
+		{
+			"engine and width", "election_records",
+			[]string{strings.Replace(statementOf(t, "election_records", map[string]string{"election_name": "election_name VARCHAR(240) NOT NULL"}), "InnoDB", "MyISAM", 1)},
+			"its engine is MyISAM, not InnoDB, election_name is varchar(240), not varchar(255)",
+		},
+		{
+			"a missing column", "election_records",
+			[]string{statementOf(t, "election_records", map[string]string{"strategy": ""})},
+			"it has no column strategy",
+		},
+		{
+			"types", "election_records",
+			[]string{statementOf(t, "election_records", map[string]string{
+				"last_update": "last_update TIMESTAMP(6) NOT NULL", "renew_time": "renew_time DATETIME(6) NOT NULL",
+				"acquire_time": "acquire_time DATETIME NULL", "version": "version INT NOT NULL",
+			})},
+			"last_update is timestamp, not datetime, acquire_time is datetime(0), not datetime(6), renew_time is NOT NULL, version is int, not bigint",
+		},
+		{
+			"a further column that every INSERT must fill", "election_fences",
+			[]string{statementOf(t, "election_fences", map[string]string{"leader_uid": "leader_uid VARCHAR(64) NOT NULL, owner VARCHAR(20) NOT NULL"})},
+			"its column owner has no default",
+		},
+		{
+			"another primary key", "election_records",
+			[]string{statementOf(t, "election_records", map[string]string{"PRIMARY": "PRIMARY KEY (election_name, leader_name)"})},
+			"its primary key is (election_name, leader_name), not (election_name)",
+		},
+		{
+			"no primary key", "election_fences",
+			[]string{statementOf(t, "election_fences", map[string]string{"PRIMARY": "KEY (election_name)"})},
+			"its primary key is (), not (election_name)",
+		},
+		{
+			// Two names that begin alike would be one election.
+			"the beginning of a name as primary key", "election_records",
+			[]string{statementOf(t, "election_records", map[string]string{"PRIMARY": "PRIMARY KEY (election_name(10))"})},
+			"its primary key is (election_name(10)), not (election_name)",
+		},
+		{
+			"a view", "election_fences",
+			[]string{
+				strings.Replace(statementOf(t, "election_fences", nil), "election_fences", "fences", 1),
+				"CREATE VIEW election_fences AS SELECT * FROM fences",
+			},
+			"its engine is VIEW, not InnoDB, its primary key is (), not (election_name)",
+		},
+		{
+			"somebody's election_records", "election_records",
+			[]string{"CREATE TABLE election_records (ballot INT PRIMARY KEY, version VARCHAR(10)" + utf8mb4 + ", election_name INT NULL)"},
+			"election_name is int, not varchar, it has no column leader_name, it has no column last_update, it has no column leader_uid," +
+				" it has no column lease_duration_seconds, it has no column acquire_time, it has no column renew_time, it has no column leader_transitions," +
+				" it has no column strategy, it has no column preferred_holder, it has no column server, version is varchar, not bigint," +
+				" its column ballot has no default, its primary key is (ballot), not (election_name)",
+		},
+		{
+			"somebody's election_fences", "election_fences",
+			[]string{"CREATE TABLE election_fences (id BIGINT UNSIGNED AUTO_INCREMENT PRIMARY KEY, election_name VARCHAR(256), leader_name VARCHAR(256), last_update DATETIME(3))"},
+			"election_name has the collation ?, not utf8mb4_bin, it has no column fencing_token, it has no column leader_uid, it has no column guards," +
+				" its primary key is (id), not (election_name)",
+		},
+		{
+			// Upgrading one and refusing the other would change something.
+			"somebody's election_fences beside a table of v0", "election_fences",
+			[]string{v0Table, "INSERT INTO election_records (election_name) VALUES ('e'), ('e')", "CREATE TABLE election_fences (height INT NULL)"},
+			"it has no column election_name, it has no column fencing_token, it has no column leader_uid, it has no column guards, its primary key is (), not (election_name)",
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			config := newConfig(t)
+			db := open(t, config)
+			for _, statement := range c.statements {
+				exec(t, db, statement)
+			}
+			state := func() string {
+				state := ""
+				for name := range strings.SplitSeq(tableNames(t, db), "\n") {
+					state += showCreate(t, db, name) + "\n" + table(t, db, "SELECT * FROM "+name) + "\n"
+				}
+				return state
+			}
+			before := state()
+			err := mysqllock.Migrate(t.Context(), db)
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			collation := table(t, db, "SELECT @@collation_database")
+			want := "mysqllock: migrate: there is a table " + c.table + " that is not this library's: " + strings.ReplaceAll(c.differences, "?", collation) +
+				"; rename it, or have the tables in another database by WithDatabase; nothing was changed"
+			if diff := cmp.Diff(want, err.Error()); diff != "" {
+				t.Error(diff)
+			}
+			if diff := cmp.Diff(before, state()); diff != "" {
+				t.Errorf("changed: %s", diff)
+			}
+		})
+	}
+}
+
+func TestMigrateFindsTheTablesByDatabase(t *testing.T) {
+	t.Parallel()
+	config := newConfig(t)
+	admin := open(t, config)
+	name := config.DBName + " `o'dd\" n@me.ü"
+	quoted := "`" + strings.ReplaceAll(name, "`", "``") + "`"
+	exec(t, admin, "CREATE DATABASE "+quoted)
+	t.Cleanup(func() {
+		if _, err := admin.ExecContext(context.Background(), "DROP DATABASE "+quoted); err != nil {
+			t.Error(err)
+		}
+	})
+	want := freshDefinition(t)
+	elsewhere := config.Clone()
+	elsewhere.DBName = ""
+	there := config.Clone()
+	there.DBName = name
+	for _, v0 := range []bool{false, true} {
+		if v0 {
+			exec(t, admin, "DROP TABLE "+quoted+".election_records, "+quoted+".election_fences")
+			exec(t, open(t, there), v0Table)
+			insertV0(t, open(t, there), 1, "e", "a", "2024-05-01 10:00:00")
+		}
+		if err := mysqllock.Migrate(t.Context(), open(t, elsewhere), mysqllock.WithDatabase(name)); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, definition(t, open(t, there))); diff != "" {
+			t.Error(diff)
+		}
+	}
+	// The connection's own database is another.
+	if err := mysqllock.Migrate(t.Context(), admin, mysqllock.WithDatabase(name)); err != nil {
+		t.Fatal(err)
+	}
+	if got := tableNames(t, admin); got != "" {
+		t.Errorf("tables in the wrong database: %s", got)
+	}
+	lock := newLock(t, open(t, elsewhere), "f", "a", mysqllock.WithDatabase(name))
+	if err := lock.Create(t.Context(), record("a")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestMigrateWorksWithEverySQLMode(t *testing.T) {
+	t.Parallel()
+	want := freshDefinition(t)
+	modes := []string{"", "ANSI,NO_BACKSLASH_ESCAPES,PAD_CHAR_TO_FULL_LENGTH", "TRADITIONAL,NO_AUTO_VALUE_ON_ZERO,HIGH_NOT_PRECEDENCE"}
+	if server.MariaDB() {
+		modes[1] = strings.TrimSuffix(modes[1], ",PAD_CHAR_TO_FULL_LENGTH")
+		modes = append(modes, "ORACLE,EMPTY_STRING_IS_NULL")
+	}
+	for _, mode := range modes {
+		t.Run(mode, func(t *testing.T) {
+			config := newConfig(t)
+			config.Params = map[string]string{"sql_mode": "'" + mode + "'"}
+			db := open(t, config)
+			for _, v0 := range []bool{false, true} {
+				if v0 {
+					plain := config.Clone()
+					plain.Params = nil
+					exec(t, db, "DROP TABLE election_records")
+					exec(t, open(t, plain), v0Table)
+					insertV0(t, open(t, plain), 1, "e", "a", "2024-05-01 10:00:00")
+					insertV0(t, open(t, plain), 2, "f", nil, nil)
+				}
+				for range 2 {
+					if err := mysqllock.Migrate(t.Context(), db); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if diff := cmp.Diff(want, definition(t, open(t, config))); diff != "" {
+					t.Error(diff)
+				}
+			}
+			found, err := mysqllock.ListElections(t.Context(), db)
+			if err != nil || len(found) != 2 || found[0].Holder != "a" || found[1].Holder != "" {
+				t.Error(found, err)
+			}
+		})
+	}
+}
+
+func TestMigrateSaysWhatIsMissing(t *testing.T) {
+	t.Parallel()
+	err := mysqllock.Migrate(t.Context(), nil)
+	if want := "mysqllock: migrate: db is nil; open a pool first, as with mysqllock.Open"; err == nil || err.Error() != want {
+		t.Errorf("%v, not %q", err, want)
+	}
+	config := newConfig(t)
+	config.DBName = ""
+	err = mysqllock.Migrate(t.Context(), open(t, config))
+	if want := "mysqllock: migrate: the connection has no database; name one in the DSN (MYSQL_DBNAME) or by WithDatabase"; err == nil || err.Error() != want {
+		t.Errorf("%v, not %q", err, want)
+	}
+	err = mysqllock.Migrate(t.Context(), open(t, config), mysqllock.WithDatabase("mysqllock_is_not_there"))
+	if err == nil || !strings.HasSuffix(err.Error(), "; create the database and name it in the DSN (MYSQL_DBNAME) or by WithDatabase") {
+		t.Error(err)
+	}
+	err = mysqllock.Migrate(t.Context(), open(t, config), mysqllock.WithDatabase(""))
+	if want := "mysqllock: migrate: WithDatabase is empty; give it a name"; err == nil || err.Error() != want {
+		t.Errorf("%v, not %q", err, want)
+	}
+}
+
+// v0Table is what the AutoMigrate of v0 made; the table's options follow.
+const v0Table = "CREATE TABLE election_records (id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT, election_name VARCHAR(256) NULL," +
+	" leader_name VARCHAR(256) NULL, last_update DATETIME(3) NULL, PRIMARY KEY (id)) "
+
+// campaignV0 is the statement by which a candidate of v0 campaigned: parameters
+// (election, candidate, time). It took an affected row for a won election.
+const campaignV0 = "INSERT IGNORE INTO election_records (election_name, leader_name, last_update) VALUES (?, ?, ?)" +
+	" ON DUPLICATE KEY UPDATE leader_name = IF(last_update < DATE_SUB(VALUES(last_update), INTERVAL 60 SECOND), VALUES(leader_name), leader_name)," +
+	" last_update = IF(leader_name = VALUES(leader_name), VALUES(last_update), last_update)"
+
+func insertV0(t testing.TB, db *sql.DB, id int, election, leader, update any) {
+	t.Helper()
+	exec(t, db, "INSERT INTO election_records (id, election_name, leader_name, last_update) VALUES (?, ?, ?, ?)", id, election, leader, update)
+}
+
+const dumpV0 = "SELECT id, election_name, leader_name, last_update FROM election_records ORDER BY id"
+
+func TestUpgradeKeepsTheNewestRowOfEachElection(t *testing.T) {
+	t.Parallel()
+	want := freshDefinition(t)
+	for _, c := range []struct {
+		options string
+		unicode bool
+	}{
+		{"DEFAULT CHARACTER SET latin1", false}, // latin1_swedish_ci takes Job for job and é for e
+		{"DEFAULT CHARACTER SET latin1 ROW_FORMAT=COMPACT", false},
+		{"DEFAULT CHARACTER SET utf8mb3 ROW_FORMAT=COMPACT", true},
+		{"DEFAULT CHARACTER SET utf8mb4", true},
+		{"DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci", true},
+		{"ENGINE=MyISAM DEFAULT CHARACTER SET latin1", false},
+	} {
+		t.Run(c.options, func(t *testing.T) {
+			config := newConfig(t)
+			db := open(t, config)
+			exec(t, db, v0Table+c.options)
+			for i, r := range [][3]any{
+				{"deploy", "d1", "2024-05-01 10:00:00"},
+				{"deploy", "d2", "2024-05-01 10:00:05"},
+				{"deploy", "d3", "2024-05-01 10:00:09.501"}, // the newest has neither the first nor the last id
+				{"deploy", "d4", "2024-05-01 10:00:01"},
+				{"deploy", "d5", "2024-05-01 10:00:09.5"},
+				{"deploy", "d6", nil},
+				{"backup", "b1", "2024-05-01 09:00:00"}, // equal: the later insert
+				{"backup", "b2", "2024-05-01 09:00:00"},
+				{"Job", "j1", "2024-05-01 08:00:00"},
+				{"job", "j2", "2024-05-01 08:00:01"},
+				{"JOB", "j3", "2024-05-01 07:00:00"},
+				{"cafe", "c1", "2024-05-01 07:00:00"},
+				{"café", "c2", "2024-05-01 07:00:00"},
+				{"CAFÉ", "Zoë", "2024-05-01 07:00:00"},
+				{"old", "o1", "1000-01-01 00:00:00"},
+				{"old", "o2", nil}, // older than any
+				{strings.Repeat("x", 255), strings.Repeat("y", 255), "2024-05-01 07:00:00"},
+				{"released", "", "2024-05-01 07:00:00"},
+				{"nobody", nil, "2024-05-01 07:00:00"},
+			} {
+				insertV0(t, db, i+1, r[0], r[1], r[2])
+			}
+			kept := []string{
+				"CAFÉ|Zoë|2024-05-01 07:00:00.000000",
+				"JOB|j3|2024-05-01 07:00:00.000000",
+				"Job|j1|2024-05-01 08:00:00.000000",
+				"backup|b2|2024-05-01 09:00:00.000000",
+				"cafe|c1|2024-05-01 07:00:00.000000",
+				"café|c2|2024-05-01 07:00:00.000000",
+				"deploy|d3|2024-05-01 10:00:09.501000",
+				"job|j2|2024-05-01 08:00:01.000000",
+				"nobody||2024-05-01 07:00:00.000000",
+				"old|o1|1000-01-01 00:00:00.000000",
+				"released||2024-05-01 07:00:00.000000",
+				strings.Repeat("x", 255) + "|" + strings.Repeat("y", 255) + "|2024-05-01 07:00:00.000000",
+			}
+			if c.unicode {
+				insertV0(t, db, 30, "選挙", "候補者", "2024-05-01 07:00:00")
+				kept = append(kept, "選挙|候補者|2024-05-01 07:00:00.000000")
+			}
+			short := strings.NewReplacer(strings.Repeat("x", 255), "x...", strings.Repeat("y", 255), "y...")
+			t.Logf("before:\n%s", short.Replace(table(t, db, dumpV0)))
+
+			if err := mysqllock.Migrate(t.Context(), db); err != nil {
+				t.Fatal(err)
+			}
+			after := table(t, db, "SELECT election_name, leader_name, last_update FROM election_records ORDER BY election_name")
+			t.Logf("after:\n%s", short.Replace(table(t, db, "SELECT * FROM election_records ORDER BY election_name")))
+			if diff := cmp.Diff(kept, strings.Split(after, "\n")); diff != "" {
+				t.Error(diff)
+			}
+			if diff := cmp.Diff(want, definition(t, db)); diff != "" {
+				t.Errorf("an upgraded table differs from a fresh one: %s", diff)
+			}
+			if got := table(t, db, "SELECT DISTINCT leader_uid, lease_duration_seconds, acquire_time, renew_time, leader_transitions, strategy, preferred_holder, server, version FROM election_records"); got != "|60|NULL|NULL|0||||0" {
+				t.Errorf("the new columns have %s", got)
+			}
+		})
+	}
+}
+
+func TestALockGoesOnWhereV0Stopped(t *testing.T) {
+	t.Parallel()
+	config := newConfig(t)
+	db := open(t, config)
+	exec(t, db, v0Table+"DEFAULT CHARACTER SET latin1")
+	insertV0(t, db, 1, "e", "old leader", "2024-05-01 10:00:00")
+	insertV0(t, db, 2, "e", "older leader", "2024-05-01 09:00:00")
+	if err := mysqllock.Migrate(t.Context(), db); err != nil {
+		t.Fatal(err)
+	}
+	lock := newLock(t, db, "e", "new leader")
+	got, _, err := lock.Get(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.HolderIdentity != "old leader" || got.LeaseDurationSeconds != 60 {
+		t.Errorf("the record is %+v", got)
+	}
+	if err := lock.Update(t.Context(), record("new leader")); err != nil {
+		t.Fatal(err)
+	}
+	token, held := lock.FencingToken()
+	if !held || token == 0 {
+		t.Errorf("token %d, held %t", token, held)
+	}
+	e, err := mysqllock.GetElection(t.Context(), db, "e")
+	if err != nil || e.Holder != "new leader" || e.FencingToken != token {
+		t.Errorf("%+v %v", e, err)
+	}
+	if err := lock.Update(t.Context(), record("new leader")); err != nil {
+		t.Errorf("renewal: %v", err)
+	}
+}
+
+func TestUpgradeReportsANameThatDoesNotFitAndChangesNothing(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name             string
+		election, leader any
+		want             string
+	}{
+		{"256 characters", strings.Repeat("é", 256), "a", "election_name has 256 characters; shorten it to at most 255"},
+		{"leader of 256 characters", "e", strings.Repeat("é", 256), "leader_name has 256 characters; shorten it to at most 255"},
+		{"NULL", nil, "a", "election_name is empty; give it a name"},
+		{"empty", "", "a", "election_name is empty; give it a name"},
+		{"trailing space", "job ", "a", `election_name "job " begins or ends with a space; remove it`},
+		{"leader with a leading space", "e", " a", `leader_name " a" begins or ends with a space; remove it`},
+		{"line end", "job\n", "a", `election_name "job\n" has the control character U+000A; remove it`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			config := newConfig(t)
+			db := openDSN(t, config, "") // a plain pool: where a statement waits for ever, if it waits
+			exec(t, db, v0Table+"DEFAULT CHARACTER SET latin1")
+			insertV0(t, db, 1, "fine", "a", "2024-05-01 10:00:00")
+			insertV0(t, db, 2, "fine", "b", "2024-05-01 11:00:00")
+			insertV0(t, db, 3, "unset", nil, nil)
+			insertV0(t, db, 7, c.election, c.leader, "2024-05-01 09:00:00")
+			before, rows := showCreate(t, db, "election_records"), table(t, db, dumpV0)
+			err := mysqllock.Migrate(t.Context(), db)
+			want := "mysqllock: migrate: election_records can't be upgraded because of its row with id 7: " + c.want + ", or delete the row; nothing was changed"
+			if err == nil || err.Error() != want {
+				t.Errorf("%v, not %q", err, want)
+			}
+			if diff := cmp.Diff(before, showCreate(t, db, "election_records")); diff != "" {
+				t.Error(diff)
+			}
+			if diff := cmp.Diff(rows, table(t, db, dumpV0)); diff != "" {
+				t.Error(diff)
+			}
+			if got := tableNames(t, db); got != "election_records" {
+				t.Errorf("tables: %s", got)
+			}
+			// No lock remains, and after the advice was taken it goes.
+			other := open(t, config)
+			exec(t, other, "DELETE FROM election_records WHERE id = 7")
+			if err := mysqllock.Migrate(t.Context(), other); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestUpgradeWithoutAlterLosesNoElectionAndKeepsNoLock(t *testing.T) {
+	t.Parallel()
+	config := newConfig(t)
+	admin := open(t, config)
+	exec(t, admin, v0Table+"DEFAULT CHARACTER SET latin1")
+	insertV0(t, admin, 1, "e", "a", "2024-05-01 11:00:00")
+	insertV0(t, admin, 2, "e", "b", "2024-05-01 10:00:00")
+	db := open(t, newUser(t, config, "SELECT, INSERT, UPDATE, DELETE, CREATE, LOCK TABLES ON *"))
+	err := mysqllock.Migrate(t.Context(), db)
+	if err == nil || !strings.Contains(err.Error(), "Error 1142 (42000): ALTER command denied") || !strings.Contains(err.Error(), "to upgrade an old table ALTER, DELETE, DROP and LOCK TABLES") {
+		t.Fatal(err)
+	}
+	insertV0(t, admin, 3, "f", "a", "2024-05-01 10:00:00")
+	if err := mysqllock.Migrate(t.Context(), admin); err != nil {
+		t.Fatal(err)
+	}
+	if got := table(t, admin, "SELECT election_name, leader_name FROM election_records ORDER BY 1"); got != "e|a\nf|a" {
+		t.Error(got)
+	}
+}
+
+// v0 candidates go on writing while Migrate works: what they insert after their
+// rows were read would be lost, or make the key impossible.
+func TestUpgradeKeepsCandidatesOfV0Out(t *testing.T) {
+	t.Parallel()
+	config := newConfig(t)
+	v0 := openDSN(t, config, "interpolateParams=true")
+	exec(t, v0, v0Table+"DEFAULT CHARACTER SET latin1")
+	campaign := func(ctx context.Context, election, candidate string) (won bool, err error) {
+		result, err := v0.ExecContext(ctx, campaignV0, election, candidate, time.Now().UTC().Format("2006-01-02 15:04:05.000"))
+		if err != nil {
+			return false, err
+		}
+		n, err := result.RowsAffected()
+		return n > 0, err
+	}
+	leaders := 0
+	for _, candidate := range []string{"a", "b", "c"} {
+		won, err := campaign(t.Context(), "e", candidate)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if won {
+			leaders++
+		}
+	}
+	if rows := table(t, v0, "SELECT COUNT(*) FROM election_records"); leaders != 3 || rows != "3" {
+		t.Fatalf("v0 elected %d of 3 candidates and made %s rows; this test is about one that elects all", leaders, rows)
+	}
+
+	ctx, stop := context.WithCancel(t.Context())
+	var writes atomic.Int64
+	var writers sync.WaitGroup
+	for i := range 6 {
+		writers.Add(1)
+		go func() {
+			defer writers.Done()
+			for n := 0; ctx.Err() == nil; n++ {
+				if _, err := campaign(ctx, fmt.Sprint("e", n%3), fmt.Sprint("candidate", i)); err != nil && ctx.Err() == nil {
+					t.Error(err)
+					return
+				}
+				writes.Add(1)
+			}
+		}()
+	}
+	defer writers.Wait()
+	defer stop()
+	eventually(t, 20*time.Second, "v0 writes", func() bool { return writes.Load() > 100 })
+
+	altered := false
+	db := hookedPool(t, config, func(query string, _ []driver.NamedValue) error {
+		if strings.HasPrefix(query, "ALTER TABLE") {
+			altered = true
+			// All rows were read: nobody may add one.
+			ctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+			defer cancel()
+			if _, err := campaign(ctx, "e", "late"); err == nil {
+				t.Error("a candidate of v0 wrote between the reading of the rows and the ALTER")
+			}
+		}
+		return nil
+	})
+	if err := mysqllock.Migrate(t.Context(), db); err != nil {
+		t.Error(err)
+	}
+	if !altered {
+		t.Error("the table was not altered through the pool that watches")
+	}
+	after := writes.Load()
+	eventually(t, 20*time.Second, "v0 writes again", func() bool { return writes.Load() > after+100 })
+	stop()
+	writers.Wait()
+	if got := table(t, open(t, config), "SELECT election_name, COUNT(*) FROM election_records GROUP BY 1 ORDER BY 1"); got != "e|1\ne0|1\ne1|1\ne2|1" {
+		t.Errorf("rows per election:\n%s", got)
+	}
+}
+
+// A description takes three queries. Another replica's upgrade between two of
+// them made half of it v0's and half of it current: "not this library's".
+func TestMigrateIsNotConfusedByAnUpgradeWhileItLooks(t *testing.T) {
+	t.Parallel()
+	for _, between := range []string{"information_schema.COLUMNS", "information_schema.STATISTICS"} {
+		t.Run(between, func(t *testing.T) {
+			config := newConfig(t)
+			plain := open(t, config)
+			exec(t, plain, v0Table+"DEFAULT CHARACTER SET latin1")
+			insertV0(t, plain, 1, "e", "a", "2024-05-01 11:00:00")
+			var once sync.Once
+			db := hookedPool(t, config, func(query string, _ []driver.NamedValue) error {
+				if strings.Contains(query, between) {
+					once.Do(func() {
+						if err := mysqllock.Migrate(t.Context(), plain); err != nil {
+							t.Error(err)
+						}
+					})
+				}
+				return nil
+			})
+			if err := mysqllock.Migrate(t.Context(), db); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// Another replica's ALTER may take longer than Open's lock_wait_timeout of 1 s.
+func TestMigrateWaitsForAnotherReplica(t *testing.T) {
+	t.Parallel()
+	for _, parameters := range []string{"lock_wait_timeout=1", "lock_wait_timeout=100"} {
+		t.Run(parameters, func(t *testing.T) {
+			config := newConfig(t)
+			admin := open(t, config)
+			exec(t, admin, v0Table+"DEFAULT CHARACTER SET latin1")
+			other, err := admin.Conn(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer other.Close()
+			if _, err := other.ExecContext(t.Context(), "LOCK TABLES election_records WRITE"); err != nil {
+				t.Fatal(err)
+			}
+			var attempts atomic.Int64
+			name, value, _ := strings.Cut(parameters, "=")
+			config.Params = map[string]string{name: value}
+			db := hookedPool(t, config, func(query string, _ []driver.NamedValue) error {
+				if strings.HasPrefix(query, "LOCK TABLES") {
+					attempts.Add(1)
+				}
+				return nil
+			})
+			done := make(chan error, 1)
+			go func() { done <- mysqllock.Migrate(t.Context(), db) }()
+			eventually(t, 20*time.Second, "a second attempt", func() bool { return attempts.Load() >= 2 || len(done) > 0 })
+			if _, err := other.ExecContext(t.Context(), "UNLOCK TABLES"); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+			if got := table(t, db, "SELECT @@lock_wait_timeout"); got != value {
+				t.Errorf("Migrate left a lock_wait_timeout of %s in the pool, not %s", got, value)
+			}
+		})
+	}
+}
+
+// A session that waits for a table keeps every later one from it: one that
+// Migrate abandoned would stop all candidates until the table is free.
+func TestMigrateThatIsCancelledLeavesNoLockBehind(t *testing.T) {
+	t.Parallel()
+	plain := func(t testing.TB, config *mysql.Config) *sql.DB {
+		t.Helper()
+		return openDSN(t, config, "")
+	}
+	for _, c := range []struct {
+		name   string
+		pool   func(testing.TB, *mysql.Config) *sql.DB
+		holds  []string
+		others string // what others could do beside the holder
+	}{
+		{"upgrade by Open's pool", open, []string{"BEGIN", "SELECT * FROM election_records"}, "INSERT INTO election_records (election_name) VALUES ('f')"},
+		{"upgrade by a plain pool", plain, []string{"BEGIN", "SELECT * FROM election_records"}, "INSERT INTO election_records (election_name) VALUES ('f')"},
+		{"a person looks at the table", plain, []string{"LOCK TABLES election_records READ"}, "SELECT * FROM election_records"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			config := newConfig(t)
+			admin := openDSN(t, config, "")
+			exec(t, admin, v0Table+"DEFAULT CHARACTER SET latin1")
+			insertV0(t, admin, 1, "e", "a", "2024-05-01 11:00:00")
+			holder, err := admin.Conn(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer holder.Close()
+			for _, statement := range c.holds {
+				if _, err := holder.ExecContext(t.Context(), statement); err != nil {
+					t.Fatal(err)
+				}
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			db := c.pool(t, config)
+			done := make(chan error, 1)
+			go func() { done <- mysqllock.Migrate(ctx, db) }()
+			eventually(t, 20*time.Second, "Migrate waits", func() bool { return waiting(t, admin, "LOCK TABLES", config.DBName) || len(done) > 0 })
+			cancelled := time.Now()
+			cancel()
+			err = <-done
+			if !errors.Is(err, context.Canceled) || !strings.HasPrefix(err.Error(), "mysqllock: migrate: ") {
+				t.Errorf("not an error about the context: %v", err)
+			}
+			if took := time.Since(cancelled); took > 3*time.Second {
+				t.Errorf("returned %v after the end of its context", took)
+			}
+			// The holder still holds: others must not stand in line behind the dead.
+			ctx, cancel = context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			if _, err := admin.ExecContext(ctx, c.others); err != nil {
+				t.Errorf("another session can't use the table: %v", err)
+			}
+			for _, statement := range []string{"ROLLBACK", "UNLOCK TABLES"} {
+				if _, err := holder.ExecContext(t.Context(), statement); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := mysqllock.Migrate(t.Context(), db); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A replica may be stopped at any moment of an upgrade.
+func TestMigrateThatIsInterruptedAnywhereLosesNothing(t *testing.T) {
+	t.Parallel()
+	config := newConfig(t)
+	admin := open(t, config)
+	for last, n := false, 1; !last; n++ {
+		exec(t, admin, "DROP TABLE IF EXISTS election_records, election_fences")
+		exec(t, admin, v0Table+"DEFAULT CHARACTER SET latin1")
+		insertV0(t, admin, 1, "e", "a", "2024-05-01 11:00:00")
+		insertV0(t, admin, 2, "e", "b", "2024-05-01 10:00:00")
+		insertV0(t, admin, 3, "E", "c", "2024-05-01 10:00:00")
+
+		ctx, cancel := context.WithCancel(t.Context())
+		statements, met := 0, ""
+		db := hookedPool(t, config, func(query string, _ []driver.NamedValue) error {
+			if statements++; statements == n {
+				met = query
+				cancel()
+				if n%2 == 0 {
+					return driver.ErrBadConn // what the driver says where the end met the statement before
+				}
+			}
+			return nil
+		})
+		err := mysqllock.Migrate(ctx, db)
+		cancel()
+		switch {
+		case met == "":
+			last = true
+			if err != nil {
+				t.Error(err)
+			}
+		case err == nil && strings.HasPrefix(met, "UNLOCK TABLES"), errors.Is(err, context.Canceled):
+		default:
+			t.Errorf("cancelled at %q: %v", met, err)
+		}
+		_ = db.Close()
+
+		for range 2 {
+			if err := mysqllock.Migrate(t.Context(), admin); err != nil {
+				t.Fatalf("after an end at %q: %v", met, err)
+			}
+		}
+		if got := table(t, admin, "SELECT election_name, leader_name FROM election_records ORDER BY 1"); got != "E|c\ne|a" {
+			t.Errorf("after an end at %q: %s", met, got)
+		}
+	}
+}
+
+func TestSchemaIsWhatMigrateRuns(t *testing.T) {
+	t.Parallel()
+	var sent []string
+	config := newConfig(t)
+	db := hookedPool(t, config, func(query string, _ []driver.NamedValue) error {
+		if strings.HasPrefix(query, "CREATE") {
+			sent = append(sent, strings.Replace(query, "`"+config.DBName+"`.", "", 1))
+		}
+		return nil
+	})
+	if err := mysqllock.Migrate(t.Context(), db); err != nil {
+		t.Fatal(err)
+	}
+	want := byHand()
+	for i := range want {
+		want[i] = strings.TrimSpace(want[i])
+	}
+	if !slices.Equal(sent, want) {
+		t.Error(cmp.Diff(want, sent))
+	}
+}
