@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Runs every test of every module, on a real server, with the race detector.
+#
+#	hack/test.sh                               all
+#	hack/test.sh -run TestElector -count=20    with these flags of go test
+#
+# MYSQLLOCK_TEST_SERVER names another server program to start, MYSQLLOCK_TEST_DSN an existing server (see the package
+# mysqllock/mysqltest); with the latter nothing is installed.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+need_go
+need_race
+if [ -n "${MYSQLLOCK_TEST_DSN:-}" ]; then
+	say "MYSQLLOCK_TEST_DSN is set: tests that need any server use that one, and no server is installed"
+	if [ -z "${MYSQLLOCK_TEST_SERVER:-}" ] && [ -z "$(find_server)" ]; then
+		say "NOTE: tests that crash or freeze a server start one of their own, and will fail: no mariadbd or mysqld is here"
+	fi
+else
+	need_server "the tests start private ones and delete them again" \
+		"set MYSQLLOCK_TEST_DSN to a server that you have, for an account that may create databases and accounts (tests that crash a server will fail)"
+fi
+
+# A person's own database has no part in this.
+for variable in ${!MYSQL_@}; do unset "$variable"; done
+
+temporary=$(mktemp -d)
+trap 'rm -rf "$temporary"' EXIT
+
+vet_and_test() {
+	local dir=$1
+	shift
+	# -race for vet as well, so that it uses what is compiled for the tests.
+	(cd "$dir" && go vet -race ./... && go test -race -shuffle=on "$@" ./...)
+}
+
+# test_newest runs the tests of the elector against the client-go of the examples.
+test_newest() {
+	newest_client_go "$temporary" || return
+	local found
+	found=$(go test -modfile="$temporary/go.mod" -race -list Elector ./... | grep -c '^Test') || true
+	if [ "${found:-0}" -eq 0 ]; then
+		printf 'no test of the root module has "Elector" in its name, or they do not compile with that client-go\n' >&2
+		return 1
+	fi
+	say "$found tests have \"Elector\" in their names"
+	go test -modfile="$temporary/go.mod" -race -shuffle=on -run Elector ./...
+}
+
+compile() { (cd "$1" && go build -race ./...); }
+
+for dir in $(modules); do
+	step "compile $dir with the race detector (client-go is large: some minutes the first time)" compile "$dir"
+	step "go vet and go test in $dir${1:+ ($*)}" vet_and_test "$dir" "$@"
+done
+if [ $# -eq 0 ]; then
+	step "the tests of the elector with the newest client-go" test_newest
+else
+	say "given flags of its own, it leaves out the newest client-go in the root module"
+fi
+summary
