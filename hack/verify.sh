@@ -50,7 +50,7 @@ scripts() {
 direct_dependencies() {
 	local promised tests imported required main
 	promised='github.com/go-sql-driver/mysql k8s.io/api k8s.io/apimachinery k8s.io/client-go k8s.io/klog/v2'
-	tests='github.com/google/go-cmp go.uber.org/goleak pgregory.net/rapid'
+	tests='github.com/anishathalye/porcupine github.com/google/go-cmp go.uber.org/goleak pgregory.net/rapid'
 	main=$(go list -m) || return
 	# shellcheck disable=SC2046 # package paths have no spaces
 	imported=$(go list -f '{{with .Module}}{{.Path}}{{end}}' $(go list -f '{{join .Imports "\n"}}' ./... | sort -u) | grep -vx "$main" | sort -u | xargs) || return

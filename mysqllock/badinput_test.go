@@ -124,8 +124,8 @@ func TestEveryErrorSaysWhatIsWrongAndWhatToDoAndNothingSecret(t *testing.T) {
 }
 
 func testRefusedByNew(t *testing.T, db *sql.DB, r *refusals) {
-	try := func(db *sql.DB, election, identity string, opts ...mysqllock.Option) error {
-		lock, err := mysqllock.New(db, election, resourcelock.ResourceLockConfig{Identity: identity}, opts...)
+	try := func(db *sql.DB, election, identity string) error {
+		lock, err := mysqllock.New(db, election, resourcelock.ResourceLockConfig{Identity: identity})
 		if (lock == nil) != (err != nil) {
 			t.Errorf("New returned %v and %v", lock, err)
 		}

@@ -509,7 +509,7 @@ func TestALeaseIsOverATenthAndAtLeastHalfASecondAfterItsStoredDuration(t *testin
 		election := test.stored.String()
 		held := record("a")
 		held.LeaseDurationSeconds = int(test.stored / time.Second)
-		if err := newLock(t, db, election, "a").Create(t.Context(), held); err != nil {
+		if err := newLock(t, db, election, "a", mysqllock.WithOperationTimeout(10*time.Second)).Create(t.Context(), held); err != nil {
 			t.Fatal(err)
 		}
 		setAge(t, db, election, test.over-700*time.Millisecond)

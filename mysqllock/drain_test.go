@@ -185,7 +185,7 @@ func TestDrainingEndsBeforeTheLeaseAlsoAfterAnOutage(t *testing.T) {
 	db, config := newTables(t)
 	network := newProxy(t, config.Addr)
 	var elector time.Time
-	d := &drain{do: func(ctx context.Context) error {
+	d := &drain{do: func(context.Context) error {
 		elector = time.Now().Add(calmly.renewDeadline)
 		return nil
 	}}

@@ -60,11 +60,11 @@ func elect(t testing.TB, db *sql.DB, election string, lease, renewDeadline time.
 	return c
 }
 
-// electQuickly is elect in the election "e" with a lease of 3 s, about the time
-// that a lost term takes.
+// electQuickly is elect in the election "e" with a lease of 4 s, and so with
+// terms that end 3 s after the last renewal.
 func electQuickly(t testing.TB, db *sql.DB, work func(context.Context), ending func()) *program {
 	t.Helper()
-	return elect(t, db, "e", 3*time.Second, 2*time.Second, work, ending)
+	return elect(t, db, "e", 4*time.Second, 3*time.Second, work, ending)
 }
 
 func untilDone(ctx context.Context) { <-ctx.Done() }
@@ -387,7 +387,7 @@ func TestTheLeaseIsKeptUntilTheWorkHasEnded(t *testing.T) {
 			<-term.Done()
 			eventually(t, patience, "loseLeadership is called while becomeLeader runs", func() bool { return c.lost.Load() == 1 })
 			openFirst()
-			renewals(t, db, 20) // longer than a lease
+			renewals(t, db, 25) // longer than a lease
 			openLast()
 			c.returns(t)
 			if c.err != nil || c.led.Load() != 1 || c.lost.Load() != 1 {
@@ -453,7 +453,7 @@ func TestATermGoesOnWhenBecomeLeaderReturns(t *testing.T) {
 	db, _ := newTables(t)
 	c := electQuickly(t, db, func(context.Context) {}, nothing)
 	term := c.leads(t)
-	renewals(t, db, 20) // longer than a lease
+	renewals(t, db, 25) // longer than a lease
 	if term.Err() != nil || c.led.Load() != 1 || c.lost.Load() != 0 {
 		t.Errorf("%v; led %d times, lost %d times", term.Err(), c.led.Load(), c.lost.Load())
 	}
@@ -548,9 +548,9 @@ func TestAnOutageLongerThanTheLeaseIsSurvived(t *testing.T) {
 	if config.DBName, err = own.CreateDatabase(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	const lease = 3 * time.Second
+	const lease = 5 * time.Second
 	db := open(t, config)
-	c := electQuickly(t, db, untilDone, nothing)
+	c := elect(t, db, "e", lease, 2*time.Second, untilDone, nothing)
 	term := c.leads(t)
 	if err := own.Kill(); err != nil {
 		t.Fatal(err)

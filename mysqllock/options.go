@@ -73,9 +73,10 @@ func WithTimings(leaseDuration, renewDeadline, retryPeriod time.Duration) Option
 		if retryPeriod <= 0 || tooClose || leaseDuration%time.Second != 0 || t.operationTimeout() < minOperationTimeout {
 			// Client-go's proportions on whole seconds.
 			lease := max((leaseDuration + time.Second - 1).Truncate(time.Second), time.Second)
+			renew, retry := (lease * 2 / 3).Truncate(time.Millisecond), (lease * 2 / 15).Truncate(time.Millisecond)
 			return fmt.Errorf("WithTimings: LeaseDuration %v, RenewDeadline %v and RetryPeriod %v don't leave %v for an operation: (LeaseDuration - RenewDeadline - RetryPeriod) / 2 must be at least that, "+
 				"RenewDeadline more than %.1f times RetryPeriod, and LeaseDuration whole seconds; %v, %v and %v would work",
-				leaseDuration, renewDeadline, retryPeriod, minOperationTimeout, leaderelection.JitterFactor, lease, lease*2/3/time.Millisecond*time.Millisecond, lease*2/15/time.Millisecond*time.Millisecond)
+				leaseDuration, renewDeadline, retryPeriod, minOperationTimeout, leaderelection.JitterFactor, lease, renew, retry)
 		}
 		o.timings = t
 		return nil

@@ -43,6 +43,7 @@ func snapshot(t testing.TB, db *sql.DB) []string {
 		if err != nil {
 			t.Fatal(err)
 		}
+		defer func() { _ = rows.Close() }() // rows.Err tells
 		for rows.Next() {
 			var row string
 			if err := rows.Scan(&row); err != nil {

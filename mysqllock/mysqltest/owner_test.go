@@ -84,11 +84,11 @@ func TestAKilledOwnerLeavesNothingBehind(t *testing.T) {
 
 func TestAWrapperThatDoesNotExecIsRefusedAndLeavesNothing(t *testing.T) {
 	t.Parallel()
-	real, err := findProgram("")
+	program, err := findProgram("")
 	if err != nil {
 		t.Fatal(err)
 	}
-	binary := script(t, "echo \"$@\" >>\"$0.args\"; '"+real+"' \"$@\"\nexit $?\n")
+	binary := script(t, "echo \"$@\" >>\"$0.args\"; '"+program+"' \"$@\"\nexit $?\n")
 	_, err = Start(t.Context(), Options{Binary: binary})
 	if err == nil || !strings.Contains(err.Error(), "does not exec") {
 		t.Errorf("error %v", err)
