@@ -637,7 +637,9 @@ func TestHazardsOfTheStockElector(t *testing.T) {
 // The leader's last renewal is applied at once, but its reply takes almost as
 // long as LeaseLock allows. From then on the leader is cut off. It trusts its
 // lease from the reply on, the followers count from the renewal on.
-func lateSuccess(c *contest) hazardResult { return late(c, referenceTimeout(c.pace.renewDeadline)*8/10) }
+func lateSuccess(c *contest) hazardResult {
+	return late(c, referenceTimeout(c.pace.renewDeadline)*8/10)
+}
 
 // late is such a contest with replies that take that long.
 func late(c *contest, delay time.Duration, change ...func(*leaderelection.LeaderElectionConfig)) hazardResult {
