@@ -84,7 +84,7 @@ linter() {
 lint() {
 	local program
 	program=$(linter) || return
-	(cd "$1" && "$program" run --config "$root/.golangci.yml" --timeout 15m ./...)
+	(cd "$1" && "$program" run --allow-parallel-runners --config "$root/.golangci.yml" --timeout 15m ./...)
 }
 
 compiles() { go build "$@" ./... && go vet "$@" ./...; }
