@@ -169,7 +169,7 @@ func (a *arena) hold(t *testing.T, ours bool, p pace, run func(*contest) hazardR
 			t.Error(failure)
 		}
 		if !isWanted(o) {
-			t.Errorf("outcome: %v (the longest stall was %v)", o, stalled.Round(time.Millisecond))
+			t.Errorf("the outcome: %v (the longest stall was %v)", o, stalled.Round(time.Millisecond))
 		}
 		return o
 	}
@@ -236,12 +236,10 @@ func (c *contest) lock(db *sql.DB, identity string, opts ...mysqllock.Option) *w
 	return &watched{Interface: newLock(c, db, c.election, identity, opts...)}
 }
 
-// proxied is a pool of one connection, through the network that fails.
+// proxied is a pool of connections through the network that fails.
 func (c *contest) proxied() *sql.DB {
 	c.Helper()
-	db := open(c, c.network.config(c.config))
-	db.SetMaxOpenConns(1)
-	return db
+	return open(c, c.network.config(c.config))
 }
 
 // contender is a candidate whose elector runs.
@@ -254,7 +252,7 @@ type contender struct {
 	terms []hazardTerm
 }
 
-// term is when a candidate believed that it led.
+// hazardTerm is when a candidate believed that it led.
 type hazardTerm struct{ from, to time.Time }
 
 // run runs an elector until the contest ends.
@@ -350,12 +348,12 @@ func (r *contender) mustLead(c *contest, timeout time.Duration) {
 }
 
 // mustEnd waits until the elector's Run has returned.
-func (r *contender) mustEnd(c *contest, timeout time.Duration) {
+func (r *contender) mustEnd(c *contest) {
 	c.Helper()
 	select {
 	case <-r.done:
-	case <-time.After(timeout):
-		c.Fatalf("not within %v: %s stops", timeout, r.Identity())
+	case <-time.After(20 * time.Second):
+		c.Fatalf("not within 20s: %s stops", r.Identity())
 	}
 }
 
@@ -567,7 +565,7 @@ func failAtNextRenewal(network *proxy, fail, then func()) (arm func()) {
 	return func() { stage.Store(1) }
 }
 
-// outcome is what became of a contest.
+// hazardResult is what came of a contest.
 type hazardResult struct {
 	overlap time.Duration
 	broken  bool // the promise was broken: by an overlap, if nothing else is said
@@ -584,7 +582,7 @@ func (o hazardResult) String() string {
 
 func unbroken(o hazardResult) bool { return !o.broken }
 
-// overlapped is the outcome where any overlap breaks the promise.
+// overlapped is the result where any overlap breaks the promise.
 func overlapped(contenders ...*contender) hazardResult {
 	d := overlap(contenders...)
 	return hazardResult{overlap: d, broken: d > 0}
@@ -599,7 +597,8 @@ var hazards = []struct {
 	// sound: LeaseLock's semantics withstand it as well.
 	sound bool
 }{
-	{name: "a: a success that arrives late", pace: long, run: lateSuccess},
+	{name: "a1: a success that arrives late", pace: long, run: lateSuccess},
+	{name: "a2: a success that arrives late, while the process is paused", pace: long, run: lateSuccessInAPause},
 	{name: "b1: the release of a leader that could not renew", pace: long, run: releaseAtTheDeadline},
 	{name: "b2: the release of a leader that was cancelled and is cut off", pace: long, run: releaseWhenCancelled},
 	{name: "a+b: a late success and then a release that fails", pace: long, run: lateSuccessAndRelease},
@@ -648,14 +647,28 @@ func late(c *contest, delay time.Duration, change ...func(*leaderelection.Leader
 	leader.mustLead(c, 20*time.Second)
 	followers := c.follow(3)
 	arm()
+	return succession(c, leader, followers)
+}
+
+// succession waits until a follower has taken the leader's place.
+func succession(c *contest, leader *contender, followers []*contender) hazardResult {
+	c.Helper()
 	whoLeads(c, followers, c.pace.takeoverWithin())
-	leader.mustEnd(c, 20*time.Second)
-	o := overlapped(c.contenders...)
-	if renewals := leader.succeeded(); len(renewals) > 0 {
-		last := renewals[len(renewals)-1]
-		o.note = fmt.Sprintf("last success after %v", last.returned.Sub(last.started).Round(10*time.Millisecond))
-	}
-	return o
+	leader.mustEnd(c)
+	return overlapped(c.contenders...)
+}
+
+// The same, but nothing ends the wait for the reply: then only the clock tells
+// the lock that the success is too late.
+func lateSuccessInAPause(c *contest) hazardResult {
+	network := newStubborn(c, referenceTimeout(c.pace.renewDeadline)*8/10, isRenewal)
+	pool := open(c, network.config(c.config))
+	pool.SetMaxOpenConns(1)
+	leader := c.run(c.lock(pool, "leader"))
+	leader.mustLead(c, 20*time.Second)
+	followers := c.follow(3)
+	network.arm()
+	return succession(c, leader, followers)
 }
 
 // Both at once: the reply is as late as a Lock allows, and the elector has
@@ -676,9 +689,7 @@ func releaseAtTheDeadline(c *contest) hazardResult {
 	leader.mustLead(c, 20*time.Second)
 	followers := c.follow(3)
 	arm()
-	whoLeads(c, followers, c.pace.takeoverWithin())
-	leader.mustEnd(c, 20*time.Second)
-	return overlapped(c.contenders...)
+	return succession(c, leader, followers)
 }
 
 // The leader is cut off, and cancelled shortly before its deadline. Its work's
@@ -697,9 +708,7 @@ func releaseWhenCancelled(c *contest) hazardResult {
 	// beyond its lease it is at it.
 	<-time.After(c.pace.renewDeadline - 300*time.Millisecond)
 	leader.cancel()
-	whoLeads(c, followers, c.pace.takeoverWithin())
-	leader.mustEnd(c, 20*time.Second)
-	return overlapped(c.contenders...)
+	return succession(c, leader, followers)
 }
 
 // The network is slow at the last renewal, then down, then slow once more when a
@@ -738,9 +747,7 @@ func releaseInTwoSteps(c *contest) hazardResult {
 	leader.mustLead(c, 20*time.Second)
 	followers := c.follow(3)
 	arm()
-	whoLeads(c, followers, c.pace.takeoverWithin())
-	leader.mustEnd(c, 20*time.Second)
-	return overlapped(c.contenders...)
+	return succession(c, leader, followers)
 }
 
 // A leader is paused until another has taken over. When it goes on, it releases
@@ -759,7 +766,7 @@ func releaseAfterTakeover(c *contest) hazardResult {
 	}
 	successor, others := whoLeads(c, followers, c.pace.takeoverWithin())
 	leader.resume()
-	leader.mustEnd(c, 20*time.Second)
+	leader.mustEnd(c)
 	o := intruded(c, successor, others)
 	o.note = fmt.Sprintf("%d attempts to release", release.attempts.Load())
 	if n := release.attempts.Load(); c.ours && n != 1 {
@@ -791,7 +798,7 @@ func intruded(c *contest, successor *contender, others []*contender) hazardResul
 	if !slices.ContainsFunc(others, (*contender).leads) {
 		successor.mustRenew(c, 2)
 	} else {
-		successor.mustEnd(c, 20*time.Second)
+		successor.mustEnd(c)
 	}
 	return overlapped(append(others, successor)...)
 }
@@ -838,7 +845,7 @@ func keptWhileRenewed(c *contest) hazardResult {
 		c.Fatal("the leader never renewed")
 	}
 	ago := taken.Sub(renewals[len(renewals)-1].returned)
-	leader.mustEnd(c, 20*time.Second)
+	leader.mustEnd(c)
 	return hazardResult{
 		overlap: overlap(append(followers, leader)...),
 		// A lease that was not renewed, as the machine was busy, was lost in
@@ -875,7 +882,7 @@ func oneIdentity(c *contest) hazardResult {
 		c.Error("the second one led while the first one lived")
 	}
 	first.cancel() // its process ends without a release
-	first.mustEnd(c, 20*time.Second)
+	first.mustEnd(c)
 	died := time.Now()
 	second.mustLead(c, c.pace.takeoverWithin())
 	took := time.Since(died)
@@ -937,7 +944,7 @@ func rowMadeAgain(c *contest) hazardResult {
 		c.network.forward()
 		<-tick.C
 	}
-	deposed.mustEnd(c, 20*time.Second)
+	deposed.mustEnd(c)
 	if err := write(follower); err != nil {
 		c.Errorf("the successor's write: %v", err)
 	}
@@ -967,6 +974,7 @@ func lateRelease(c *contest, lostWrite bool) hazardResult {
 	exec(c, c.db, `INSERT INTO election_records (election_name, leader_name, last_update, leader_uid, strategy, preferred_holder, server, version)
 		VALUES (?, '', UTC_TIMESTAMP(6), '', '', '', '', 4102444800000000)`, c.election)
 	pool := c.proxied()
+	pool.SetMaxOpenConns(1) // so that the release's is known
 	var session int64
 	if err := pool.QueryRowContext(c.Context(), `SELECT CONNECTION_ID()`).Scan(&session); err != nil {
 		c.Fatal(err)
@@ -979,7 +987,7 @@ func lateRelease(c *contest, lostWrite bool) hazardResult {
 	c.network.blackHole()
 	leader.cancel()
 	leader.resume()
-	leader.mustEnd(c, 20*time.Second)
+	leader.mustEnd(c)
 	if lostWrite {
 		exec(c, c.db, `UPDATE election_records SET version = version - 1 WHERE election_name = ?`, c.election)
 	}
@@ -1061,6 +1069,9 @@ func TestAnAbandonedReleaseDoesNotEndATermOfARowThatWasMadeAgain(t *testing.T) {
 	network.blackHole()
 	if err := lock.Update(t.Context(), record("")); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("the release: %v", err)
+	}
+	if token, held := lock.FencingToken(); held {
+		t.Errorf("the token %d is held although the lease may be released", token)
 	}
 	healthy.Store(true)
 	exec(t, db, `DELETE FROM election_records`)
@@ -1326,20 +1337,20 @@ func runAfterRun(c *contest) hazardResult {
 			takeOver(c, other)
 			token, _ := other.FencingToken()
 			largest = max(largest, token)
-			run.mustEnd(c, 20*time.Second) // as it can't renew
+			run.mustEnd(c) // as it can't renew
 			if err := other.Update(c.Context(), record("")); err != nil {
 				c.Fatal(err)
 			}
 		case "cut off":
 			c.network.blackHole()
-			run.mustEnd(c, 20*time.Second)
+			run.mustEnd(c)
 			c.network.forward()
 		case "row deleted":
 			run.pause(c)
 			exec(c, c.db, `DELETE FROM election_records WHERE election_name = ?`, c.election)
 			run.cancel()
 			run.resume()
-			run.mustEnd(c, 20*time.Second)
+			run.mustEnd(c)
 		default:
 			run.stop()
 		}
