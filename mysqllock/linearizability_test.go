@@ -480,7 +480,7 @@ func TestConcurrentOperationsAreLinearizableWhateverTheNetworkDoes(t *testing.T)
 func explain(t testing.TB, steps []porcupine.Operation) {
 	t.Helper()
 	_, info := porcupine.CheckOperationsVerbose(election, closed(steps), 30*time.Second)
-	folder, err := os.MkdirTemp("", "mysqllock-history")
+	folder, err := os.MkdirTemp("", "mysqllock-history") // not t.TempDir: it is to outlive the test
 	if err != nil {
 		t.Fatal(err)
 	}
