@@ -1,12 +1,6 @@
-//go:build linearizability
-
-// Under the build tag until it is clear why about one history in eight is
-// rejected: by a flaw of the model below, or by one of the lock.
-
 package mysqllock_test
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -41,8 +35,7 @@ type content struct {
 // state is that of the model.
 type state struct {
 	content
-	ghosts int  // how many of those inserts were done that nobody ever saw
-	ended  bool // the history is over: what is unknown by now doesn't happen
+	ended bool // the history is over: what is unknown by now doesn't happen
 }
 
 // step is one step of an operation; most operations have one.
@@ -53,8 +46,6 @@ type step struct {
 	// without an answer.
 	expected []content
 	next     content // what it writes
-	taken    content // of an insert: what its Create then makes of that
-	ghost    int     // of an insert that nobody ever saw: which of them, from 1
 }
 
 // The steps. A Create inserts a released row and takes it over, so it is two.
@@ -81,7 +72,8 @@ const (
 	missing  = "NotFound"
 	exists   = "AlreadyExists"
 	lostRace = "Conflict"
-	refused  = "refused" // a release by one that doesn't hold the row
+	changed  = "Conflict, cause unknown" // the row could not be read afterwards
+	refused  = "refused"                 // a release by one that doesn't hold the row
 	unknown  = "unknown"
 )
 
@@ -92,7 +84,7 @@ var election = porcupine.Model{
 		s, in, out := before.(state), input.(step), output.(result)
 		present := s.content != content{}
 		matches := slices.Contains(in.expected, s.content)
-		written := state{content: in.next, ghosts: s.ghosts}
+		written := state{content: in.next}
 		switch in.kind {
 		case stepEnd:
 			s.ended = true
@@ -100,16 +92,11 @@ var election = porcupine.Model{
 		case stepGet:
 			return out.outcome == missing && !present || out.outcome == done && present && s.content == out.seen, s
 		case stepDelete:
-			return true, state{ghosts: s.ghosts}
+			return true, state{}
 		case stepInsert:
 			switch {
 			case out.outcome == unknown && s.ended:
 				return true, s
-			case in.ghost > 0:
-				// Nobody could tell one of them from the other, so the first is
-				// done first: otherwise all their orders would be tried.
-				written.ghosts++
-				return !present && in.ghost == written.ghosts, written
 			case !present:
 				return true, written
 			}
@@ -122,11 +109,11 @@ var election = porcupine.Model{
 			return matches, written
 		case exists: // the insert lost its race, or this second step did
 			return !matches, s
+		case changed: // what was observed; a write without an answer may have changed it
+			return s.content != in.expected[0], s
 		case missing:
 			return !present, s
-		case lostRace:
-			return present && !matches, s
-		case refused:
+		case lostRace, refused:
 			return present && !matches, s
 		case unknown:
 			if s.ended {
@@ -183,74 +170,46 @@ func (h *history) noteVersion(c content, version int64) {
 }
 
 // closed is the history with an end, before which what is unknown may happen
-// at any time, and after which it may be left out. What the rest of the history
-// tells of an unknown step is made use of, or the checker would have to try
-// each of them, and all their combinations, at any later time.
+// at any time, and after which it may be left out.
 func closed(steps []porcupine.Operation) []porcupine.Operation {
-	steps = slices.Clone(steps)
-	slices.SortStableFunc(steps, func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })
 	var last int64
-	firstSeen := map[content]porcupine.Operation{} // the get that was over first
-	lastSeen := map[content]int64{}                // when the last such get began
 	for _, op := range steps {
 		last = max(last, op.Call, op.Return)
-		in, out := op.Input.(step), op.Output.(result)
-		if in.kind == stepGet && out.outcome == done {
-			if first, ok := firstSeen[out.seen]; !ok || op.Return < first.Return {
-				firstSeen[out.seen] = op
-			}
-			lastSeen[out.seen] = max(lastSeen[out.seen], op.Call)
-		}
 	}
-	// A create's second step shows that its first was done.
-	wasSeen := func(in step) (first porcupine.Operation, ok bool) {
-		first, ok = firstSeen[in.next]
-		if later, seen := firstSeen[in.taken]; seen && (!ok || later.Return < first.Return) {
-			return later, true
+	closed := slices.Clone(steps)
+	for i, op := range closed {
+		if op.Return == openEnded {
+			closed[i] = bounded(op, steps, last+3)
 		}
-		return first, ok
-	}
-	replaced := map[content]bool{}
-	for _, op := range steps {
-		in, out := op.Input.(step), op.Output.(result)
-		if _, seen := wasSeen(in); len(in.expected) == 1 && (seen || out.outcome == done) {
-			replaced[in.expected[0]] = true
-		}
-	}
-	var closed []porcupine.Operation
-	ghosts := 0
-	for _, op := range steps {
-		in, out := op.Input.(step), op.Output.(result)
-		first, seen := wasSeen(in)
-		switch {
-		case out.outcome != unknown:
-		case seen:
-			// It was done before that; and after any deletion that was over when
-			// it was seen, as none came in between.
-			op.Output, op.Return = result{outcome: done}, first.Return
-			for _, deletion := range steps {
-				if deletion.Input.(step).kind == stepDelete && deletion.Return < first.Call {
-					op.Call = max(op.Call, deletion.Call)
-				}
-			}
-		case len(in.expected) == 1 && replaced[in.expected[0]]:
-			continue // it was never done: another has replaced that
-		case in.kind == stepTake && firstSeen[in.expected[0]].Input == nil:
-			continue // of an insert that nobody saw either: it would change nothing
-		case in.kind == stepInsert:
-			ghosts++
-			in.ghost = ghosts
-			op.Input, op.Return = in, last+3
-		default:
-			op.Return = last + 3
-		}
-		if out.outcome == unknown && len(in.expected) == 1 {
-			// Not as long as what it would replace was there.
-			op.Call = max(op.Call, lastSeen[in.expected[0]])
-		}
-		closed = append(closed, op)
 	}
 	return append(closed, porcupine.Operation{Input: step{kind: stepEnd}, Call: last + 1, Output: result{outcome: done}, Return: last + 2})
+}
+
+// bounded is a step of unknown outcome as far as its effects tell more: one
+// that was seen was done, before it was first seen, and after any deletion
+// which was over when that get began, as no deletion came in between. Without
+// that the checker would have to try each of them at any later time.
+func bounded(op porcupine.Operation, steps []porcupine.Operation, end int64) porcupine.Operation {
+	op.Return = end
+	wrote := op.Input.(step)
+	var sight *porcupine.Operation
+	for i := range steps {
+		in, out := steps[i].Input.(step), steps[i].Output.(result)
+		seen := out.seen == wrote.next || wrote.kind == stepInsert && out.seen.tag == wrote.next.tag
+		if in.kind == stepGet && out.outcome == done && seen && (sight == nil || steps[i].Return < sight.Return) {
+			sight = &steps[i]
+		}
+	}
+	if sight == nil {
+		return op
+	}
+	op.Output, op.Return = result{outcome: done}, sight.Return
+	for _, deletion := range steps {
+		if deletion.Input.(step).kind == stepDelete && deletion.Return < sight.Call {
+			op.Call = max(op.Call, deletion.Call)
+		}
+	}
+	return op
 }
 
 // client is one candidate, whose elector does whatever it likes.
@@ -287,6 +246,8 @@ func (c *client) classify(op string, err error) (outcome string, noEffect bool) 
 		outcome = missing
 	case apierrors.IsAlreadyExists(err):
 		outcome = exists
+	case apierrors.IsConflict(err) && strings.HasSuffix(err.Error(), "the row has changed since it was observed"):
+		outcome = changed
 	case apierrors.IsConflict(err):
 		outcome = lostRace
 	case strings.Contains(err.Error(), "not released, as this candidate does not hold the election"):
@@ -340,7 +301,7 @@ func (c *client) create(ctx context.Context) {
 	if outcome == unknown {
 		c.doubtful = append(c.doubtful, next)
 	}
-	c.history.add(c.id, called, step{kind: stepInsert, next: inserted, taken: next}, result{outcome: outcome})
+	c.history.add(c.id, called, step{kind: stepInsert, next: inserted}, result{outcome: outcome})
 	c.history.add(c.id, called, step{kind: stepTake, expected: []content{inserted}, next: next}, result{outcome: outcome})
 	if err == nil {
 		c.observed = &next
@@ -523,7 +484,7 @@ func TestConcurrentOperationsAreLinearizableWhateverTheNetworkDoes(t *testing.T)
 	began := time.Now()
 	verdict := porcupine.CheckOperationsTimeout(election, closed(h.steps), 30*time.Second)
 	t.Logf("%v after %v", verdict, time.Since(began).Round(time.Millisecond))
-	if verdict != porcupine.Ok {
+	if verdict != porcupine.Ok { // Unknown: nothing was found that explains it
 		explain(t, h.steps)
 		t.Errorf("linearizable: %v", verdict)
 	}
@@ -532,7 +493,7 @@ func TestConcurrentOperationsAreLinearizableWhateverTheNetworkDoes(t *testing.T)
 // explain leaves a picture of a history that isn't linearizable.
 func explain(t testing.TB, steps []porcupine.Operation) {
 	t.Helper()
-	_, info := porcupine.CheckOperationsVerbose(election, closed(steps), 30*time.Second)
+	_, info := porcupine.CheckOperationsVerbose(election, closed(steps), 10*time.Second)
 	folder, err := os.MkdirTemp("", "mysqllock-history") // not t.TempDir: it is to outlive the test
 	if err != nil {
 		t.Fatal(err)
@@ -582,9 +543,7 @@ func TestTheCheckerOfHistoriesRejectsWhatNoLockMayDo(t *testing.T) {
 		none                               = op(step{kind: stepGet}, missing)
 		remove                             = op(step{kind: stepDelete}, done)
 	)
-	insert := func(outcome string) porcupine.Operation {
-		return op(step{kind: stepInsert, next: inserted, taken: a1}, outcome)
-	}
+	insert := func(outcome string) porcupine.Operation { return op(step{kind: stepInsert, next: inserted}, outcome) }
 	take := func(outcome string) porcupine.Operation {
 		return op(step{kind: stepTake, expected: []content{inserted}, next: a1}, outcome)
 	}
@@ -608,6 +567,7 @@ func TestTheCheckerOfHistoriesRejectsWhatNoLockMayDo(t *testing.T) {
 		{"a late write is seen later", created(swap(a1, a2, unknown), get(a1), get(a2)), true},
 		{"a late write is never done", created(swap(a1, a2, unknown), get(a1), swap(a1, b2, done), get(b2)), true},
 		{"a late write explains a Conflict", created(swap(a1, a2, unknown), swap(a1, b2, lostRace)), true},
+		{"a Conflict of unknown cause on a row that is gone", created(remove, swap(a1, a2, changed)), true},
 		{"a create without an answer is done halfway", sequence(insert(unknown), take(unknown), none, get(inserted), get(inserted)), true},
 		{"a create loses its row halfway", atOnce(insert(exists), take(exists), swap(inserted, b2, done)), true},
 		{"two at once, one wins", append(created(), atOnce(swap(a1, a2, done), swap(a1, b2, lostRace))...), true},
@@ -624,6 +584,7 @@ func TestTheCheckerOfHistoriesRejectsWhatNoLockMayDo(t *testing.T) {
 		{"a create beside a row", created(op(step{kind: stepInsert, next: content{9, ""}}, done)), false},
 		{"a refused write is there", created(swap(a1, b2, done), swap(a1, a2, lostRace), get(a2)), false},
 		{"a late write is done over a later one", created(swap(a1, a2, unknown), swap(a1, b2, done), get(b2), get(a2)), false},
+		{"a Conflict of unknown cause although nothing has changed", created(swap(a1, a2, changed)), false},
 		{"a late write is done twice", created(swap(a1, a2, unknown), get(a2), swap(a2, a1, done), get(a2)), false},
 		{"a late write over a row that was made again", created(swap(a1, a2, unknown), remove, op(step{kind: stepInsert, next: b3}, done), get(a2)), false},
 	} {
