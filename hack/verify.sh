@@ -5,6 +5,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 linter_version=v2.15.0
+govulncheck_version=v1.9.0
 
 need_go
 
@@ -87,6 +88,17 @@ lint() {
 	(cd "$1" && "$program" run --allow-parallel-runners --config "$root/.golangci.yml" --timeout 15m ./...)
 }
 
+# vulnerabilities looks for known ones in what is called. Where the database of them can't be reached, it finds nothing.
+vulnerabilities() {
+	local messages
+	messages=$(cd "$1" && go run "golang.org/x/vuln/cmd/govulncheck@$govulncheck_version" ./... 2>&1) && return
+	case $messages in
+	*'fetching vulnerabilities'*) return ;;
+	esac
+	printf '%s\n' "$messages" >&2
+	return 1
+}
+
 compiles() { go build "$@" ./... && go vet "$@" ./...; }
 
 compiles_with_newest() { newest_client_go "$temporary" && compiles -modfile="$temporary/go.mod"; }
@@ -98,4 +110,5 @@ step "direct dependencies of the library" direct_dependencies
 step "go build and go vet with the lowest client-go ($(go list -m -f '{{.Version}}' k8s.io/client-go))" compiles
 step "go build and go vet with the newest client-go ($(cd examples && go list -m -f '{{.Version}}' k8s.io/client-go))" compiles_with_newest
 for dir in $(modules); do step "golangci-lint in $dir" lint "$dir"; done
+for dir in $(modules); do step "govulncheck in $dir" vulnerabilities "$dir"; done
 summary

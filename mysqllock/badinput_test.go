@@ -203,25 +203,41 @@ func testRefusedRecords(t *testing.T, db *sql.DB, r *refusals) {
 	}{
 		{"a third holder", func(r *resourcelock.LeaderElectionRecord) { r.HolderIdentity = "c" }, third},
 		{"a holder in another spelling", func(r *resourcelock.LeaderElectionRecord) { r.HolderIdentity = "A" }, strings.ReplaceAll(third, `"c"`, `"A"`)},
-		{"no lease", func(r *resourcelock.LeaderElectionRecord) { r.LeaseDurationSeconds = 0 },
-			`leaseDurationSeconds is 0, a lease that has always expired; client-go stores whole seconds, so make LeaseDuration at least 1s`},
-		{"a negative lease", func(r *resourcelock.LeaderElectionRecord) { r.LeaseDurationSeconds = -1 },
-			`leaseDurationSeconds is -1, a lease that has always expired; client-go stores whole seconds, so make LeaseDuration at least 1s`},
-		{"a negative lease without a holder", func(r *resourcelock.LeaderElectionRecord) { r.HolderIdentity, r.LeaseDurationSeconds = "", -1 },
-			`leaseDurationSeconds -1 is out of range; give 0 to 2147483647`},
-		{"too long a lease", func(r *resourcelock.LeaderElectionRecord) {
-			r.LeaseDurationSeconds = math.MaxInt32
-			r.LeaseDurationSeconds++
+		{
+			"no lease", func(r *resourcelock.LeaderElectionRecord) { r.LeaseDurationSeconds = 0 },
+			`leaseDurationSeconds is 0, a lease that has always expired; client-go stores whole seconds, so make LeaseDuration at least 1s`,
 		},
-			`leaseDurationSeconds 2147483648 is out of range; give 0 to 2147483647`},
-		{"negative transitions", func(r *resourcelock.LeaderElectionRecord) { r.LeaderTransitions = -1 },
-			`leaderTransitions -1 is out of range; give 0 to 2147483647`},
-		{"too many transitions", func(r *resourcelock.LeaderElectionRecord) { r.LeaderTransitions = math.MaxInt32; r.LeaderTransitions++ },
-			`leaderTransitions 2147483648 is out of range; give 0 to 2147483647`},
-		{"acquired too early", func(r *resourcelock.LeaderElectionRecord) { r.AcquireTime = metav1.NewTime(past) },
-			`acquireTime is in the year 999; a DATETIME holds 1000 to 9999`},
-		{"renewed too late", func(r *resourcelock.LeaderElectionRecord) { r.RenewTime = metav1.NewTime(future) },
-			`renewTime is in the year 10000; a DATETIME holds 1000 to 9999`},
+		{
+			"a negative lease", func(r *resourcelock.LeaderElectionRecord) { r.LeaseDurationSeconds = -1 },
+			`leaseDurationSeconds is -1, a lease that has always expired; client-go stores whole seconds, so make LeaseDuration at least 1s`,
+		},
+		{
+			"a negative lease without a holder", func(r *resourcelock.LeaderElectionRecord) { r.HolderIdentity, r.LeaseDurationSeconds = "", -1 },
+			`leaseDurationSeconds -1 is out of range; give 0 to 2147483647`,
+		},
+		{
+			"too long a lease", func(r *resourcelock.LeaderElectionRecord) {
+				r.LeaseDurationSeconds = math.MaxInt32
+				r.LeaseDurationSeconds++
+			},
+			`leaseDurationSeconds 2147483648 is out of range; give 0 to 2147483647`,
+		},
+		{
+			"negative transitions", func(r *resourcelock.LeaderElectionRecord) { r.LeaderTransitions = -1 },
+			`leaderTransitions -1 is out of range; give 0 to 2147483647`,
+		},
+		{
+			"too many transitions", func(r *resourcelock.LeaderElectionRecord) { r.LeaderTransitions = math.MaxInt32; r.LeaderTransitions++ },
+			`leaderTransitions 2147483648 is out of range; give 0 to 2147483647`,
+		},
+		{
+			"acquired too early", func(r *resourcelock.LeaderElectionRecord) { r.AcquireTime = metav1.NewTime(past) },
+			`acquireTime is in the year 999; a DATETIME holds 1000 to 9999`,
+		},
+		{
+			"renewed too late", func(r *resourcelock.LeaderElectionRecord) { r.RenewTime = metav1.NewTime(future) },
+			`renewTime is in the year 10000; a DATETIME holds 1000 to 9999`,
+		},
 		{"a year of its own in UTC", func(r *resourcelock.LeaderElectionRecord) {
 			r.RenewTime = metav1.NewTime(time.Date(9999, 12, 31, 23, 59, 59, 0, time.FixedZone("", -3600)))
 		}, `renewTime is in the year 10000; a DATETIME holds 1000 to 9999`},
@@ -231,12 +247,18 @@ func testRefusedRecords(t *testing.T, db *sql.DB, r *refusals) {
 				r.Strategy += r.Strategy
 			}
 		}, `strategy has 352 characters; shorten it to at most 255`},
-		{"a strategy with a tab", func(r *resourcelock.LeaderElectionRecord) { r.Strategy = "a\tb" },
-			`strategy "a\tb" has the control character U+0009; remove it`},
-		{"a preferred holder that is not UTF-8", func(r *resourcelock.LeaderElectionRecord) { r.PreferredHolder = "\xc3" },
-			`preferredHolder "\xc3" is not valid UTF-8`},
-		{"a preferred holder with a space", func(r *resourcelock.LeaderElectionRecord) { r.PreferredHolder = "b " },
-			`preferredHolder "b " begins or ends with a space; remove it`},
+		{
+			"a strategy with a tab", func(r *resourcelock.LeaderElectionRecord) { r.Strategy = "a\tb" },
+			`strategy "a\tb" has the control character U+0009; remove it`,
+		},
+		{
+			"a preferred holder that is not UTF-8", func(r *resourcelock.LeaderElectionRecord) { r.PreferredHolder = "\xc3" },
+			`preferredHolder "\xc3" is not valid UTF-8`,
+		},
+		{
+			"a preferred holder with a space", func(r *resourcelock.LeaderElectionRecord) { r.PreferredHolder = "b " },
+			`preferredHolder "b " begins or ends with a space; remove it`,
+		},
 	} {
 		refused := record("a")
 		test.change(&refused)

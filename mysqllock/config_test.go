@@ -169,14 +169,27 @@ func TestConfigFromEnvNamesAllThatIsWrong(t *testing.T) {
 		environment map[string]string // besides minimal; "unset" unsets
 		want        []string
 	}{
-		{"nothing is set", map[string]string{"MYSQL_USER": "unset", "MYSQL_PASSWORD": "unset", "MYSQL_HOST": "unset", "MYSQL_DBNAME": "unset"},
-			[]string{noUser, noPassword, noHost, noDatabase}},
-		{"all is empty", map[string]string{"MYSQL_USER": "", "MYSQL_PASSWORD": "", "MYSQL_HOST": "", "MYSQL_DBNAME": ""},
-			[]string{noUser, noHost, noDatabase}},
-		{"all is wrong", map[string]string{"MYSQL_USER": "elector\n", "MYSQL_PASSWORD": "unset", "MYSQL_HOST": "db:3307", "MYSQL_PORT": "0", "MYSQL_DBNAME": strings.Repeat("d", 65),
-			"MYSQL_TLS": "yes", "MYSQL_TLS_CA": noFile, "MYSQL_TLS_CERT": noFile, "MYSQL_TLS_SERVER_NAME": " db"},
-			[]string{"MYSQL_USER" + space, noPassword, hasPort, noPort, "MYSQL_DBNAME has more than 64 characters (set it to the name of the database that holds the tables)",
-				"MYSQL_TLS_CA can't be read: no such file or directory" + caFile, noKey, "MYSQL_TLS_SERVER_NAME" + space, noMode}},
+		{
+			"nothing is set",
+			map[string]string{"MYSQL_USER": "unset", "MYSQL_PASSWORD": "unset", "MYSQL_HOST": "unset", "MYSQL_DBNAME": "unset"},
+			[]string{noUser, noPassword, noHost, noDatabase},
+		},
+		{
+			"all is empty",
+			map[string]string{"MYSQL_USER": "", "MYSQL_PASSWORD": "", "MYSQL_HOST": "", "MYSQL_DBNAME": ""},
+			[]string{noUser, noHost, noDatabase},
+		},
+		{
+			"all is wrong",
+			map[string]string{
+				"MYSQL_USER": "elector\n", "MYSQL_PASSWORD": "unset", "MYSQL_HOST": "db:3307", "MYSQL_PORT": "0", "MYSQL_DBNAME": strings.Repeat("d", 65),
+				"MYSQL_TLS": "yes", "MYSQL_TLS_CA": noFile, "MYSQL_TLS_CERT": noFile, "MYSQL_TLS_SERVER_NAME": " db",
+			},
+			[]string{
+				"MYSQL_USER" + space, noPassword, hasPort, noPort, "MYSQL_DBNAME has more than 64 characters (set it to the name of the database that holds the tables)",
+				"MYSQL_TLS_CA can't be read: no such file or directory" + caFile, noKey, "MYSQL_TLS_SERVER_NAME" + space, noMode,
+			},
+		},
 		{"a host with a port", map[string]string{"MYSQL_HOST": "db:3307"}, []string{hasPort}},
 		{"an IPv6 address with a port", map[string]string{"MYSQL_HOST": "[2001:db8::1]:3307"}, []string{hasPort}},
 		{"a host with an empty port", map[string]string{"MYSQL_HOST": "db:"}, []string{hasPort}},
@@ -188,24 +201,42 @@ func TestConfigFromEnvNamesAllThatIsWrong(t *testing.T) {
 		{"a port that is no number", map[string]string{"MYSQL_PORT": "mysql"}, []string{noPort}},
 		{"a port that is too large", map[string]string{"MYSQL_PORT": "65536"}, []string{noPort}},
 		{"a negative port", map[string]string{"MYSQL_PORT": "-1"}, []string{noPort}},
-		{"the port that Kubernetes sets for a Service named mysql", map[string]string{"MYSQL_PORT": "tcp://10.0.0.11:3306"},
-			[]string{"MYSQL_PORT is a URL, as Kubernetes sets it where a Service is named mysql (set MYSQL_PORT in the container's env, for example to 3306, or enableServiceLinks: false in the pod's spec)"}},
+		{
+			"the port that Kubernetes sets for a Service named mysql",
+			map[string]string{"MYSQL_PORT": "tcp://10.0.0.11:3306"},
+			[]string{"MYSQL_PORT is a URL, as Kubernetes sets it where a Service is named mysql (set MYSQL_PORT in the container's env, for example to 3306, or enableServiceLinks: false in the pod's spec)"},
+		},
 		{"a mode in capitals", map[string]string{"MYSQL_TLS": "TRUE"}, []string{noMode}},
-		{"no TLS, but its settings", map[string]string{"MYSQL_TLS": "false", "MYSQL_TLS_CA": pki.ca, "MYSQL_TLS_CERT": pki.clientCert, "MYSQL_TLS_KEY": pki.clientKey, "MYSQL_TLS_SERVER_NAME": "db"},
-			[]string{"MYSQL_TLS_CA" + disabled, "MYSQL_TLS_CERT" + disabled, "MYSQL_TLS_KEY" + disabled, "MYSQL_TLS_SERVER_NAME" + disabled}},
+		{
+			"no TLS, but its settings",
+			map[string]string{"MYSQL_TLS": "false", "MYSQL_TLS_CA": pki.ca, "MYSQL_TLS_CERT": pki.clientCert, "MYSQL_TLS_KEY": pki.clientKey, "MYSQL_TLS_SERVER_NAME": "db"},
+			[]string{"MYSQL_TLS_CA" + disabled, "MYSQL_TLS_CERT" + disabled, "MYSQL_TLS_KEY" + disabled, "MYSQL_TLS_SERVER_NAME" + disabled},
+		},
 		{"a CA that would not be asked", map[string]string{"MYSQL_TLS": "skip-verify", "MYSQL_TLS_CA": pki.ca}, []string{"MYSQL_TLS_CA" + unverified("skip-verify")}},
 		{"a server name that would not be compared", map[string]string{"MYSQL_TLS": "preferred", "MYSQL_TLS_SERVER_NAME": "db"}, []string{"MYSQL_TLS_SERVER_NAME" + unverified("preferred")}},
-		{"a socket and no server name", map[string]string{"MYSQL_HOST": "/s", "MYSQL_TLS": "true"},
-			[]string{"MYSQL_TLS_SERVER_NAME is not set (set it to the name in the server's certificate: a socket has none to verify)"}},
+		{
+			"a socket and no server name",
+			map[string]string{"MYSQL_HOST": "/s", "MYSQL_TLS": "true"},
+			[]string{"MYSQL_TLS_SERVER_NAME is not set (set it to the name in the server's certificate: a socket has none to verify)"},
+		},
 		{"a CA file without a certificate", map[string]string{"MYSQL_TLS_CA": pki.clientKey}, []string{"MYSQL_TLS_CA has no certificate in PEM form" + caFile}},
 		{"a folder for a CA file", map[string]string{"MYSQL_TLS_CA": t.TempDir()}, []string{"MYSQL_TLS_CA can't be read: is a directory" + caFile}},
-		{"a key without a certificate", map[string]string{"MYSQL_TLS_KEY": pki.clientKey},
-			[]string{"MYSQL_TLS_CERT is not set (set it, or unset MYSQL_TLS_KEY: a certificate and its private key go together)"}},
+		{
+			"a key without a certificate",
+			map[string]string{"MYSQL_TLS_KEY": pki.clientKey},
+			[]string{"MYSQL_TLS_CERT is not set (set it, or unset MYSQL_TLS_KEY: a certificate and its private key go together)"},
+		},
 		{"a certificate without a key", map[string]string{"MYSQL_TLS_CERT": pki.clientCert}, []string{noKey}},
-		{"no key file", map[string]string{"MYSQL_TLS_CERT": pki.clientCert, "MYSQL_TLS_KEY": noFile},
-			[]string{"MYSQL_TLS_CERT and MYSQL_TLS_KEY can't be read: no such file or directory" + pairFiles}},
-		{"another certificate's key", map[string]string{"MYSQL_TLS_CERT": pki.clientCert, "MYSQL_TLS_KEY": pki.serverKey},
-			[]string{"MYSQL_TLS_CERT and MYSQL_TLS_KEY can't be used: tls: private key does not match public key" + pairFiles}},
+		{
+			"no key file",
+			map[string]string{"MYSQL_TLS_CERT": pki.clientCert, "MYSQL_TLS_KEY": noFile},
+			[]string{"MYSQL_TLS_CERT and MYSQL_TLS_KEY can't be read: no such file or directory" + pairFiles},
+		},
+		{
+			"another certificate's key",
+			map[string]string{"MYSQL_TLS_CERT": pki.clientCert, "MYSQL_TLS_KEY": pki.serverKey},
+			[]string{"MYSQL_TLS_CERT and MYSQL_TLS_KEY can't be used: tls: private key does not match public key" + pairFiles},
+		},
 		{"the key itself", map[string]string{"MYSQL_TLS_CERT": pki.clientCert, "MYSQL_TLS_KEY": string(key)}, []string{"MYSQL_TLS_KEY" + pemText}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

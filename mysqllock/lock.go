@@ -797,7 +797,8 @@ func (l *Lock) read(o *operation) (*row, error) { return l.readBy(o, l.db) }
 
 func (l *Lock) readBy(o *operation, db interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
-}) (*row, error) {
+},
+) (*row, error) {
 	var (
 		autocommit               sql.NullBool
 		charsets                 sql.NullString

@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"testing"
 	"time"
@@ -24,9 +25,7 @@ func openForMany(t testing.TB, config *mysql.Config, n int) *sql.DB {
 	t.Helper()
 	config = config.Clone()
 	params := map[string]string{"innodb_lock_wait_timeout": "120"}
-	for name, value := range config.Params {
-		params[name] = value
-	}
+	maps.Copy(params, config.Params)
 	config.Params = params
 	db := open(t, config)
 	db.SetMaxOpenConns(n)
