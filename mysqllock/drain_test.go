@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -384,5 +386,41 @@ func TestANilFunctionBeforeTheReleaseIsRefused(t *testing.T) {
 	const want = `mysqllock: new "e": WithBeforeRelease: the function is nil`
 	if err == nil || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)
+	}
+}
+
+// An elector that gave up ends its work after the release only, so that a
+// release would let a successor begin too early.
+func TestALeaseThatWasNotRenewedForRenewDeadlineIsLeftToExpire(t *testing.T) {
+	t.Parallel()
+	db, _ := newTables(t)
+	for _, c := range []struct {
+		name  string
+		opts  []mysqllock.Option
+		limit time.Duration
+	}{
+		{"as WithTimings tells", []mysqllock.Option{mysqllock.WithTimings(10*time.Second, 4*time.Second, time.Second)}, 4 * time.Second},
+		{"half a lease without it", nil, 5 * time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			early, late := newLock(t, db, c.name+", early", "a", c.opts...), newLock(t, db, c.name+", late", "a", c.opts...)
+			began := time.Now()
+			mustSucceed(t, "Create", create(t.Context(), late, recordFor("a", 10)))
+			time.Sleep(c.limit * 6 / 10) // time has to pass
+			mustSucceed(t, "Create", create(t.Context(), early, recordFor("a", 10)))
+			time.Sleep(time.Until(began.Add(c.limit + 50*time.Millisecond)))
+			mustSucceed(t, "the release of a leader that renewed lately", update(t.Context(), early, recordFor("", 1)))
+			err := late.Update(t.Context(), recordFor("", 1))
+			if err == nil || apierrors.IsConflict(err) || !strings.Contains(err.Error(), fmt.Sprintf("not renewed for %v", c.limit)) {
+				t.Errorf("the release of a leader that gave up: error %v", err)
+			}
+			if _, held := late.FencingToken(); held {
+				t.Error("a leader that gave up holds a token")
+			}
+			if holder := holderOf(t, db, c.name+", late"); holder != "a" {
+				t.Errorf("held by %q", holder)
+			}
+		})
 	}
 }

@@ -603,6 +603,7 @@ var hazards = []struct {
 	{name: "b2: the release of a leader that was cancelled and is cut off", pace: long, run: releaseWhenCancelled},
 	{name: "a+b: a late success and then a release that fails", pace: long, run: lateSuccessAndRelease},
 	{name: "b3: a late success and then a release in two steps", pace: pace{6 * time.Second, 3 * time.Second, 200 * time.Millisecond}, run: releaseInTwoSteps},
+	{name: "b4: the release of a leader that could not renew is applied, and its reply is lost", pace: pace{6 * time.Second, 3 * time.Second, 200 * time.Millisecond}, run: releaseWithoutAnAnswer},
 	{name: "c: the release of a leader that was paused while another took over", pace: short, run: releaseAfterTakeover},
 	{name: "d: renewals within one second", pace: pace{time.Second, 950 * time.Millisecond, 700 * time.Millisecond}, run: renewalsWithinASecond},
 	{name: "e: two candidates with one identity", pace: short, run: oneIdentity},
@@ -735,6 +736,34 @@ func releaseInTwoSteps(c *contest) hazardResult {
 		case stage.Load() == 1:
 			stage.Store(2)
 			c.network.blackHole()
+		}
+	}
+	lock := c.lock(c.proxied(), "leader")
+	release := &rereading{Interface: lock, begin: func() {
+		isReleasing.Store(true)
+		c.network.cut()
+		c.network.forward()
+	}}
+	leader := c.run(lock, releasing, func(config *leaderelection.LeaderElectionConfig) { config.Lock = release })
+	leader.mustLead(c, 20*time.Second)
+	followers := c.follow(3)
+	arm()
+	return succession(c, leader, followers)
+}
+
+// The leader is cut off until RenewDeadline. Its release then reaches the server,
+// and whoever polls may lead; but no reply comes, and the elector, which ends the
+// work's context after its release, still calls itself leader.
+func releaseWithoutAnAnswer(c *contest) hazardResult {
+	arm := failAtNextRenewal(c.network, c.network.blackHole, nil)
+	down := c.network.onRequest
+	var isReleasing atomic.Bool
+	c.network.onRequest = func(packet []byte) {
+		switch {
+		case !isReleasing.Load():
+			down(packet)
+		case isRenewal(packet):
+			c.network.swallowReplies()
 		}
 	}
 	lock := c.lock(c.proxied(), "leader")
@@ -907,7 +936,8 @@ func oneIdentity(c *contest) hazardResult {
 // writes with Transact in that time is not committed, and tokens go on growing.
 func rowMadeAgain(c *contest) hazardResult {
 	work := c.arena.db
-	arm := failAtNextRenewal(c.network, c.network.blackHole, nil)
+	cutOff := make(chan struct{})
+	arm := failAtNextRenewal(c.network, func() { c.network.blackHole(); close(cutOff) }, nil)
 	deposed := c.run(c.lock(c.proxied(), "leader"))
 	deposed.mustLead(c, 20*time.Second)
 	follower := c.follow(1)[0]
@@ -926,6 +956,7 @@ func rowMadeAgain(c *contest) hazardResult {
 		before, _ = deposed.Interface.(*mysqllock.Lock).FencingToken()
 	}
 	arm()
+	<-cutOff // or it would notice, and make the row again itself
 	exec(c, c.db, `DELETE FROM election_records WHERE election_name = ?`, c.election)
 	follower.mustLead(c, 20*time.Second)
 	attempts, committed := 0, 0

@@ -337,10 +337,15 @@ func (l *Lock) Create(ctx context.Context, record resourcelock.LeaderElectionRec
 		released := row{record: record, version: newVersion(0)}
 		released.record.HolderIdentity = ""
 		err := l.write(o, l.statements(record).insert, append(l.values(&released), l.election))
-		if number(err) == errDuplicateKey {
+		switch {
+		case number(err) == errDuplicateKey:
 			return alreadyExists(l.election)
-		}
-		if err != nil {
+		case number(err) == errRecordChanged:
+			if now, readErr := l.read(o); readErr == nil && now != nil {
+				return alreadyExists(l.election)
+			}
+			return err
+		case err != nil:
 			return err
 		}
 		if record.HolderIdentity == "" {
@@ -367,7 +372,8 @@ func (l *Lock) Create(ctx context.Context, record resourcelock.LeaderElectionRec
 // ErrDuplicateIdentity if another candidate of the same identity holds it);
 // apierrors.IsNotFound if it is gone. A release by a Lock that no longer holds
 // the row is refused by an error that is no conflict, as client-go would retry
-// a conflict without a pause.
+// a conflict without a pause; so is one by a leader that did not renew for
+// RenewDeadline (half a lease without WithTimings), whose work has not ended yet.
 func (l *Lock) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
 	if err := l.validate(record); err != nil {
 		return wrap("update", l.election, err, nil)
@@ -424,9 +430,11 @@ func (l *Lock) takeOver(o *operation, old *row, record resourcelock.LeaderElecti
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		err := l.write(o, statements.insertFence, []any{l.election})
-		if err != nil && number(err) != errDuplicateKey {
+		if n := number(err); err != nil && n != errDuplicateKey && n != errRecordChanged {
 			return err
 		}
+	case number(err) == errRecordChanged:
+		return l.changed(o, old, err)
 	case isBusy(err):
 		return fmt.Errorf("a transaction guards the current term until it ends: %w", err)
 	case err != nil:
@@ -436,6 +444,9 @@ func (l *Lock) takeOver(o *operation, old *row, record resourcelock.LeaderElecti
 	next := &row{record: record, uid: l.uid, version: newVersion(old.version)}
 	args := append([]any{l.uid}, l.values(next)...)
 	result, err := l.db.ExecContext(o.ctx, statements.takeOver, append(args, l.election, old.version, old.uid)...)
+	if number(err) == errRecordChanged {
+		return l.changed(o, old, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -460,10 +471,18 @@ func (l *Lock) takeOver(o *operation, old *row, record resourcelock.LeaderElecti
 // begin the next one.
 //
 // It ends with the lease: the elector calls itself leader until it has returned,
-// and has already spent a deadline on the Get before it.
+// and has already spent a deadline on the Get before it. And it is for electors
+// that were cancelled, whose work has been told to end. One that could not renew
+// for RenewDeadline tells its work afterwards, so that a successor would lead
+// beside it for as long as the reply takes: its lease is left to expire.
 func (l *Lock) release(o *operation, old *row, record resourcelock.LeaderElectionRecord) error {
 	l.mu.Lock()
 	over := l.renewed.Add(l.lease)
+	renewDeadline := l.options.timings.renewDeadline
+	if renewDeadline == 0 {
+		renewDeadline = l.lease / 2
+	}
+	givenUp := o.started.Sub(l.renewed) >= renewDeadline
 	l.mu.Unlock()
 	l.endTerm()
 	ctx, cancel := context.WithDeadline(o.ctx, over)
@@ -472,6 +491,9 @@ func (l *Lock) release(o *operation, old *row, record resourcelock.LeaderElectio
 	for {
 		if old.uid != l.uid {
 			return fmt.Errorf("not released, as this candidate does not hold the election: it is held by %s", old.holder())
+		}
+		if givenUp {
+			return fmt.Errorf("not released, the lease is left to expire: it was not renewed for %v, and an elector that gives up ends its work only after the release", renewDeadline)
 		}
 		next := &row{record: record, version: newVersion(old.version)}
 		err := l.swap(o, old, next)
@@ -493,6 +515,9 @@ func (l *Lock) release(o *operation, old *row, record resourcelock.LeaderElectio
 // swap writes next over old by renewSQL.
 func (l *Lock) swap(o *operation, old, next *row) error {
 	result, err := l.db.ExecContext(o.ctx, l.statements(next.record).renew, append(l.values(next), l.election, old.version, old.uid)...)
+	if number(err) == errRecordChanged {
+		return l.changed(o, old, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -547,6 +572,17 @@ func (l *Lock) lost(o *operation, old *row) error {
 		cause = fmt.Errorf("%w: %w", ErrDuplicateIdentity, cause)
 	}
 	return &lostError{cause, now}
+}
+
+// changed tells what error 1020 means: MariaDB's SERIALIZABLE answers with it
+// where the other isolation levels find that no row matches, but also when only
+// a neighbour was written. The statement did nothing.
+func (l *Lock) changed(o *operation, old *row, err error) error {
+	var lost *lostError
+	if found := l.lost(o, old); errors.As(found, &lost) {
+		return found
+	}
+	return err
 }
 
 // succeed records that next is now the row, unless the reply came too late to
