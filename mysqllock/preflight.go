@@ -1,0 +1,291 @@
+package mysqllock
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Severity is how much a Finding matters.
+type Severity string
+
+// The severities.
+const (
+	SeverityError   Severity = "error"   // elections fail, or elect two
+	SeverityWarning Severity = "warning" // they work, with a risk or a cost
+	SeverityInfo    Severity = "info"    // worth knowing
+)
+
+// Finding is one thing that Preflight found.
+type Finding struct {
+	Severity Severity
+	Subject  string // what it is about, such as "grants" or a server variable
+	Problem  string
+	Remedy   string
+}
+
+// String returns "severity: subject: problem; remedy".
+func (f Finding) String() string {
+	return fmt.Sprintf("%s: %s: %s; %s", f.Severity, f.Subject, f.Problem, f.Remedy)
+}
+
+// Preflight tells what is wrong with a database as a place for locks, before
+// production does. It changes nothing: the tables and their definition, the
+// account's grants, too few or far too many, a read-only or too old server, the
+// session's settings, durability settings with which a term that was
+// acknowledged can vanish, replication, encryption, the round-trip time against
+// the deadline of an operation, the clocks.
+//
+// Give it the account, the pool and the options that the lock will have. It
+// needs no privileges beyond the lock's own; what it may not look at it leaves
+// out. No findings of SeverityError mean that elections will work now; what a
+// server's software makes of the statements is what mysqllocktest tells.
+//
+// An error is returned only if the database can't be asked at all.
+func Preflight(ctx context.Context, db *sql.DB, opts ...Option) ([]Finding, error) {
+	if db == nil {
+		return nil, &opError{op: "preflight", cause: errors.New("db is nil; open a pool first, as with mysqllock.Open")}
+	}
+	o, err := applyOptions(opts)
+	if err != nil {
+		return nil, &opError{op: "preflight", cause: err}
+	}
+	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
+	defer cancel()
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return nil, wrap("preflight", "", err, db)
+	}
+	defer func() { _ = conn.Close() }() // back to the pool; nothing to lose
+	p := &preflight{ctx: ctx, conn: conn, options: o, variables: map[string]string{}}
+	if err := p.readVariables(); err != nil {
+		return nil, wrap("preflight", "", err, db)
+	}
+	p.session()
+	if p.tables() {
+		p.grants()
+	}
+	p.server()
+	p.durability()
+	p.replication()
+	p.encryption()
+	p.latency()
+	if db.Stats().MaxOpenConnections == 1 {
+		p.add(SeverityWarning, "MaxOpenConns", "the pool has one connection, so that a transaction keeps renewals waiting", "allow more connections, and give the work a pool of its own")
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, wrap("preflight", "", err, db)
+	}
+	return p.findings, nil
+}
+
+type preflight struct {
+	ctx       context.Context
+	conn      *sql.Conn
+	options   options
+	variables map[string]string // the server's, as this session sees them
+	findings  []Finding
+}
+
+func (p *preflight) add(severity Severity, subject, problem, remedy string) {
+	p.findings = append(p.findings, Finding{severity, subject, problem, remedy})
+}
+
+const (
+	// variablesSQL reads settings that differ between servers and versions: what
+	// isn't known has no row.
+	variablesSQL = `SHOW VARIABLES WHERE Variable_name IN ('version', 'autocommit', 'character_set_client', 'character_set_connection',` +
+		` 'character_set_results', 'read_only', 'super_read_only', 'transaction_read_only', 'tx_read_only', 'innodb_read_only', 'innodb_flush_log_at_trx_commit',` +
+		` 'log_bin', 'sync_binlog', 'binlog_format', 'innodb_doublewrite', 'wsrep_on', 'group_replication_group_name', 'have_ssl')`
+
+	// nothingElection is a name that no election can have, as it ends in a space.
+	nothingElection = "mysqllock preflight "
+)
+
+func (p *preflight) readVariables() error {
+	return each(p.ctx, p.conn, variablesSQL, nil, func(scan scanner) error {
+		var name, value string
+		err := scan(&name, &value)
+		p.variables[strings.ToLower(name)] = strings.ToUpper(value)
+		return err
+	})
+}
+
+func (p *preflight) is(variable string, values ...string) bool {
+	return slices.Contains(values, p.variables[variable])
+}
+
+func (p *preflight) session() {
+	if p.is("autocommit", "OFF", "0") {
+		p.add(SeverityError, "autocommit", "it is off, so that no renewal would ever be committed; the lock refuses such sessions", "remove autocommit=0 from the DSN, the server's configuration or init_connect")
+	}
+	for _, name := range []string{"character_set_client", "character_set_connection", "character_set_results"} {
+		if !p.is(name, "UTF8MB4") {
+			p.add(SeverityWarning, name, "it is "+strings.ToLower(p.variables[name])+", so that names beyond ASCII are refused", "set charset=utf8mb4 in the DSN")
+		}
+	}
+}
+
+// tables tells whether there are tables to try grants on.
+func (p *preflight) tables() bool {
+	database := p.options.database
+	if database == "" {
+		var name sql.NullString
+		if err := p.conn.QueryRowContext(p.ctx, `SELECT DATABASE()`).Scan(&name); err == nil {
+			database = name.String
+		}
+	}
+	if database == "" {
+		p.add(SeverityError, "database", "the connection has none", "name one in the DSN (MYSQL_DBNAME) or by WithDatabase")
+		return false
+	}
+	there := true
+	for _, want := range []*table{recordsTable, fencesTable} {
+		have, err := find(p.ctx, p.conn, database, want)
+		switch {
+		case err != nil:
+			p.add(SeverityError, want.name, publicText(err), "drop or rename the table, or alter it by hand to what mysqllock.Schema says")
+		case have == nil:
+			there = false
+			p.add(SeverityError, want.name, "there is no such table in the database "+database+", or none that the account has a privilege on", "run mysqllock.Migrate or apply mysqllock.Schema, and grant SELECT, INSERT and UPDATE")
+		case have.isV0():
+			there = false
+			p.add(SeverityError, want.name, "it is the table of the earlier go-leaderelection-mysql", "stop its candidates, and run mysqllock.Migrate, which upgrades it")
+		}
+	}
+	return there
+}
+
+// grants tries the lock's own statements in a form that touches no row.
+func (p *preflight) grants() {
+	fill := tableNames(p.options.database).Replace
+	for _, table := range []string{"records", "fences"} {
+		for _, s := range []struct{ privilege, statement string }{
+			{"SELECT", `SELECT leader_uid FROM {` + table + `} WHERE 1 = 0`},
+			{"INSERT", `INSERT INTO {` + table + `} (election_name, leader_uid` + map[string]string{
+				"records": `, leader_name, last_update, strategy, preferred_holder, server) SELECT '', '', '', UTC_TIMESTAMP(6), '', '', ''`,
+				"fences":  `, fencing_token) SELECT '', '', 0`,
+			}[table] + ` FROM DUAL WHERE 1 = 0`},
+			{"UPDATE", `UPDATE {` + table + `} SET leader_uid = leader_uid WHERE 1 = 0`},
+		} {
+			_, err := p.conn.ExecContext(p.ctx, fill(s.statement))
+			switch n := number(err); {
+			case err == nil:
+			case n == errOptionPreventsWrite || n == errReadOnlyTransaction || n == errReadOnlyMode: // server says it
+			default:
+				name := "election_" + table
+				p.add(SeverityError, "grants", fmt.Sprintf("%s on %s is refused: %s", s.privilege, name, publicText(err)), "GRANT SELECT, INSERT, UPDATE on "+name+" to the account")
+			}
+		}
+	}
+	var token int64
+	probe := fill(strings.ReplaceAll(probeSQL, "{session}", writableSession))
+	if err := p.conn.QueryRowContext(p.ctx, probe, nothingElection).Scan(&token); err != nil && !errors.Is(err, sql.ErrNoRows) && number(err) != errOptionPreventsWrite && number(err) != errReadOnlyTransaction {
+		p.add(SeverityError, "server", "it does not take the statement that looks for guards: "+publicText(err), "use MariaDB 10.3, MySQL 8.0 or newer")
+	}
+	// Roles are left out: what a role adds only its own grants show.
+	_ = each(p.ctx, p.conn, `SHOW GRANTS`, nil, func(scan scanner) error { // what it may not look at is left out
+		var grant string
+		if err := scan(&grant); err != nil {
+			return err
+		}
+		privileges, rest, ok := strings.Cut(strings.TrimPrefix(grant, "GRANT "), " ON *.* ")
+		if ok && privileges != "USAGE" && strings.HasPrefix(strings.TrimSpace(rest), "TO ") {
+			if len(privileges) > 100 {
+				privileges = privileges[:100] + "..."
+			}
+			p.add(SeverityWarning, "grants", "the account may do far more than a lock needs, on every database: "+privileges, "give the lock an account of its own with SELECT, INSERT and UPDATE on the two tables")
+		}
+		return nil
+	})
+}
+
+func (p *preflight) server() {
+	for _, name := range []string{"super_read_only", "read_only", "innodb_read_only"} {
+		if p.is(name, "ON", "1") {
+			p.add(SeverityError, name, "the server is read-only, perhaps a replica", "connect to the primary")
+			break
+		}
+	}
+	if p.is("transaction_read_only", "ON", "1") || p.is("tx_read_only", "ON", "1") {
+		p.add(SeverityError, "transaction_read_only", "the session's transactions are read-only", "remove it from the DSN, the server's configuration or init_connect")
+	}
+	if p.options.serverClock && p.is("binlog_format", "STATEMENT") {
+		p.add(SeverityWarning, "binlog_format", "it is STATEMENT, with which a replica writes its own name where WithServerClock looks for the primary's", "set binlog_format to ROW or MIXED, or leave WithServerClock out")
+	}
+}
+
+func (p *preflight) durability() {
+	const vanish = "a power failure can undo a term that was acknowledged, and its fencing token with it"
+	if value := p.variables["innodb_flush_log_at_trx_commit"]; value != "1" && value != "" {
+		p.add(SeverityWarning, "innodb_flush_log_at_trx_commit", "it is "+value+": "+vanish, "set it to 1")
+	}
+	if value := p.variables["sync_binlog"]; p.is("log_bin", "ON", "1") && value != "1" && value != "" {
+		p.add(SeverityWarning, "sync_binlog", "it is "+value+": "+vanish+", as what is not in the binary log is rolled back when the server recovers", "set it to 1")
+	}
+	if p.is("innodb_doublewrite", "OFF", "0") {
+		p.add(SeverityWarning, "innodb_doublewrite", "it is off: a power failure can leave half a page", "set it to ON, unless the file system writes whole pages")
+	}
+}
+
+func (p *preflight) replication() {
+	galera, group := p.is("wsrep_on", "ON", "1"), p.variables["group_replication_group_name"] != ""
+	switch {
+	case galera:
+		p.add(SeverityInfo, "wsrep_on", "Galera: Guard and Transact write to the fence row, as locks are known to one node only; guarded transactions of one election wait for each other", "expect error 1213 at a commit, and try again")
+	case group:
+		p.add(SeverityInfo, "group_replication_group_name", "Group Replication: Guard and Transact write to the fence row, as locks are known to one member only", "expect error 1213 or 3101 at a commit, and try again")
+	case p.is("log_bin", "ON", "1"):
+		p.add(SeverityInfo, "log_bin", "the binary log is on; if an asynchronous replica is promoted, it may lack the last term and its token", "promote only a replica that has everything, as semi-synchronous replication makes likely")
+	}
+}
+
+func (p *preflight) encryption() {
+	var name, cipher, user string
+	if p.conn.QueryRowContext(p.ctx, `SHOW SESSION STATUS LIKE 'Ssl_cipher'`).Scan(&name, &cipher) != nil ||
+		p.conn.QueryRowContext(p.ctx, `SELECT USER()`).Scan(&user) != nil {
+		return // what it may not look at is left out
+	}
+	host := user[strings.LastIndex(user, "@")+1:]
+	if cipher == "" && host != "localhost" && !strings.HasPrefix(host, "127.") && host != "::1" {
+		p.add(SeverityWarning, "TLS", "the connection is not encrypted, and comes from "+host, "set MYSQL_TLS=true, or tls in the DSN")
+	}
+}
+
+func (p *preflight) latency() {
+	limit := p.options.operationTimeout
+	if limit == 0 && p.options.timings != (timings{}) {
+		limit = p.options.timings.operationTimeout()
+	}
+	if limit == 0 {
+		limit = maxOperationTimeout
+	}
+	var times []time.Duration
+	var difference time.Duration
+	for range 5 {
+		var now int64
+		began := time.Now()
+		if err := p.conn.QueryRowContext(p.ctx, `SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))`).Scan(&now); err != nil {
+			return // ctx has ended
+		}
+		took := time.Since(began)
+		times = append(times, took)
+		difference = time.UnixMicro(now).Sub(began.Add(took / 2))
+	}
+	slices.Sort(times)
+	median := times[len(times)/2]
+	const remedy = "bring database and candidates together, or give WithTimings a longer LeaseDuration"
+	switch text := fmt.Sprintf("a round trip takes %v, and an operation has %v", median.Round(10*time.Microsecond), limit); {
+	case median > limit/2:
+		p.add(SeverityError, "round-trip time", text, remedy)
+	case median > limit/10:
+		p.add(SeverityWarning, "round-trip time", text, remedy)
+	}
+	if difference.Abs() > time.Second {
+		p.add(SeverityInfo, "clock", fmt.Sprintf("the server's differs by %v from this machine's; elections don't mind, as they compare no clocks, but who reads the tables may", difference.Round(time.Second)), "synchronise both by NTP")
+	}
+}

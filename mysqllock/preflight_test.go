@@ -1,0 +1,182 @@
+package mysqllock_test
+
+import (
+	"database/sql"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+
+	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
+	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
+)
+
+// findings are those of a severity or worse.
+func findings(t testing.TB, db *sql.DB, least mysqllock.Severity, opts ...mysqllock.Option) []mysqllock.Finding {
+	t.Helper()
+	all, err := mysqllock.Preflight(t.Context(), db, opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []mysqllock.Finding
+	for _, f := range all {
+		if f.Subject == "" || f.Problem == "" || f.Remedy == "" {
+			t.Errorf("incomplete: %+v", f)
+		}
+		if f.Severity == mysqllock.SeverityError || f.Severity == least {
+			found = append(found, f)
+		}
+	}
+	return found
+}
+
+func wantFinding(t testing.TB, db *sql.DB, severity mysqllock.Severity, subject, problem string, opts ...mysqllock.Option) {
+	t.Helper()
+	all, err := mysqllock.Preflight(t.Context(), db, opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range all {
+		if f.Severity == severity && f.Subject == subject && strings.Contains(f.Problem, problem) {
+			return
+		}
+	}
+	t.Errorf("no %s about %s that says %q, but %v", severity, subject, problem, all)
+}
+
+func TestPreflightOfAGoodDatabaseFindsNoError(t *testing.T) {
+	t.Parallel()
+	_, config := newTables(t)
+	db := open(t, newAccount(t, config, ordinary...))
+	if found := findings(t, db, mysqllock.SeverityError); len(found) > 0 {
+		t.Errorf("found %v", found)
+	}
+	exec(t, db, `SELECT * FROM election_records`) // it left the session as it was
+	var rows int
+	if err := db.QueryRowContext(t.Context(), `SELECT (SELECT COUNT(*) FROM election_records) + (SELECT COUNT(*) FROM election_fences)`).Scan(&rows); err != nil || rows != 0 {
+		t.Errorf("%d rows (%v)", rows, err)
+	}
+}
+
+func TestPreflightFindsWhatIsWrongWithTables(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ name, statement, subject, problem string }{
+		{"missing", `DROP TABLE election_records`, "election_records", "there is no such table"},
+		{"another is missing", `DROP TABLE election_fences`, "election_fences", "there is no such table"},
+		{"collation", `ALTER TABLE election_records MODIFY leader_name VARCHAR(255) COLLATE utf8mb4_general_ci NOT NULL`, "election_records", "utf8mb4_general_ci"},
+		{"engine", `ALTER TABLE election_fences ENGINE=MEMORY`, "election_fences", "MEMORY"},
+		{"key", `ALTER TABLE election_records DROP PRIMARY KEY`, "election_records", "key"},
+		{"type", `ALTER TABLE election_records MODIFY last_update DATETIME NOT NULL`, "election_records", "last_update"},
+		{"v0", `DROP TABLE election_records; CREATE TABLE election_records (id BIGINT UNSIGNED AUTO_INCREMENT PRIMARY KEY, election_name VARCHAR(256), leader_name VARCHAR(256), last_update DATETIME(3))`, "election_records", "earlier go-leaderelection-mysql"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			db, _ := newTables(t)
+			for statement := range strings.SplitSeq(c.statement, ";") {
+				exec(t, db, statement)
+			}
+			wantFinding(t, db, mysqllock.SeverityError, c.subject, c.problem)
+		})
+	}
+}
+
+func TestPreflightFindsMissingAndNeedlessGrants(t *testing.T) {
+	t.Parallel()
+	_, config := newTables(t)
+	for _, table := range []string{"election_records", "election_fences"} {
+		for _, privilege := range []string{"SELECT", "INSERT", "UPDATE"} {
+			var grants []string
+			for _, tb := range []string{"election_records", "election_fences"} {
+				for _, p := range []string{"SELECT", "INSERT", "UPDATE"} {
+					if tb != table || p != privilege {
+						grants = append(grants, p+" ON "+tb)
+					}
+				}
+			}
+			db := open(t, newAccount(t, config, grants...))
+			wantFinding(t, db, mysqllock.SeverityError, "grants", privilege+" on "+table+" is refused")
+			if found := findings(t, db, mysqllock.SeverityError); privilege == "INSERT" && len(found) != 1 {
+				t.Errorf("found %v", found)
+			}
+		}
+	}
+	wantFinding(t, open(t, config), mysqllock.SeverityWarning, "grants", "far more than a lock needs")
+}
+
+func TestPreflightFindsWhatIsWrongWithSessions(t *testing.T) {
+	t.Parallel()
+	_, config := newTables(t)
+	for _, c := range []struct {
+		name, value, subject, problem string
+		severity                      mysqllock.Severity
+	}{
+		{"autocommit", "0", "autocommit", "off", mysqllock.SeverityError},
+		{"character_set_client", "latin1", "character_set_client", "latin1", mysqllock.SeverityWarning},
+	} {
+		wantFinding(t, openDSN(t, config, c.name+"="+c.value), c.severity, c.subject, c.problem)
+	}
+	db := open(t, config)
+	db.SetMaxOpenConns(1)
+	wantFinding(t, db, mysqllock.SeverityWarning, "MaxOpenConns", "one connection")
+}
+
+func TestPreflightMeasuresTheRoundTrip(t *testing.T) {
+	t.Parallel()
+	_, config := newTables(t)
+	network := newProxy(t, config.Addr)
+	db := open(t, network.config(config))
+	exec(t, db, `DO 0`) // connected while the network was fast
+	network.delayReplies(70 * time.Millisecond)
+	wantFinding(t, db, mysqllock.SeverityError, "round-trip time", "and an operation has 100ms", mysqllock.WithOperationTimeout(100*time.Millisecond))
+	wantFinding(t, db, mysqllock.SeverityWarning, "round-trip time", "and an operation has 500ms", mysqllock.WithTimings(4*time.Second, 2*time.Second, time.Second))
+}
+
+// What is the whole server's, on one of its own.
+func TestPreflightFindsWhatIsWrongWithServers(t *testing.T) {
+	t.Parallel()
+	server, err := mysqltest.Start(t.Context(), mysqltest.Options{Args: []string{"--innodb-flush-log-at-trx-commit=2", "--log-bin=b", "--server-id=7", "--sync-binlog=0"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = server.Close() })
+	config := server.Config()
+	if config.DBName, err = server.CreateDatabase(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	db := open(t, config)
+	mustSucceed(t, "Migrate", func() error { return mysqllock.Migrate(t.Context(), db) })
+	wantFinding(t, db, mysqllock.SeverityWarning, "innodb_flush_log_at_trx_commit", "a term that was acknowledged")
+	wantFinding(t, db, mysqllock.SeverityWarning, "sync_binlog", "a term that was acknowledged")
+	wantFinding(t, db, mysqllock.SeverityInfo, "log_bin", "may lack the last term")
+
+	account := open(t, newAccount(t, config, ordinary...))
+	exec(t, db, `SET GLOBAL read_only = 1`)
+	wantFinding(t, account, mysqllock.SeverityError, "read_only", "read-only")
+	exec(t, db, `SET GLOBAL read_only = 0`)
+	with := config.Clone()
+	with.Params = map[string]string{"timestamp": "1000000000"}
+	wantFinding(t, open(t, with), mysqllock.SeverityInfo, "clock", "differs")
+
+	exec(t, db, `SET GLOBAL binlog_format = STATEMENT`)
+	wantFinding(t, open(t, config), mysqllock.SeverityWarning, "binlog_format", "STATEMENT", mysqllock.WithServerClock())
+}
+
+func TestPreflightSaysWhyItCanNotLook(t *testing.T) {
+	t.Parallel()
+	if _, err := mysqllock.Preflight(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "db is nil") {
+		t.Errorf("error %v", err)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustSucceed(t, "Close", listener.Close)
+	config := mysql.NewConfig()
+	config.Net, config.Addr, config.User, config.Passwd = "tcp", listener.Addr().String(), "u", "secret"
+	_, err = mysqllock.Preflight(t.Context(), open(t, config))
+	if err == nil || strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), config.Addr) {
+		t.Errorf("error %v", err)
+	}
+}
