@@ -1,0 +1,146 @@
+// Command status shows all elections of a database as a web page and as JSON, and checks that the database is fit for them.
+//
+//	export MYSQL_USER=app MYSQL_PASSWORD=secret MYSQL_HOST=127.0.0.1 MYSQL_DBNAME=mydb
+//	go run ./status                    http://localhost:8080/ and /elections.json
+//	go run ./status -check             what is wrong with the database; exit code 1 if elections would fail
+//
+// It needs SELECT on the two tables and is no candidate itself. Serve it to people who may know who leads where: the page
+// has no login of its own.
+package main
+
+import (
+	"context"
+	"database/sql"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"html/template"
+	"io"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
+)
+
+//go:embed page.html
+var pageText string
+
+// html/template escapes names: anybody may have chosen them.
+var page = template.Must(template.New("page").Funcs(template.FuncMap{
+	"short": func(d time.Duration) string { return max(d, 0).Truncate(time.Second).String() },
+	"since": func(t time.Time) time.Duration { return time.Since(t) },
+}).Parse(pageText))
+
+func main() {
+	address := flag.String("listen", "localhost:8080", "where to serve the page")
+	check := flag.Bool("check", false, "tell what is wrong with the database, and end")
+	lease := flag.Duration("lease-duration", 15*time.Second, "of your electors, for -check")
+	renew := flag.Duration("renew-deadline", 10*time.Second, "of your electors, for -check")
+	retry := flag.Duration("retry-period", 2*time.Second, "of your electors, for -check")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err := func() error {
+		config, err := mysqllock.ConfigFromEnv()
+		if err != nil {
+			return err
+		}
+		db, err := mysqllock.Open(config)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = db.Close() }() // nothing to lose
+		if *check {
+			return preflight(ctx, os.Stdout, db, mysqllock.WithTimings(*lease, *renew, *retry))
+		}
+		return serve(ctx, db, *address)
+	}()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "status:", err)
+		os.Exit(1)
+	}
+}
+
+// preflight prints what it finds. An error means that elections would fail.
+func preflight(ctx context.Context, w io.Writer, db *sql.DB, timings mysqllock.Option) error {
+	findings, err := mysqllock.Preflight(ctx, db, timings)
+	if err != nil {
+		return err
+	}
+	failed := 0
+	for _, f := range findings {
+		if f.Severity == mysqllock.SeverityError {
+			failed++
+		}
+		fmt.Fprintf(w, "%-7s  %s: %s\n         remedy: %s\n", f.Severity, f.Subject, f.Problem, f.Remedy)
+	}
+	if failed > 0 {
+		return fmt.Errorf("%d of %d findings are errors: elections would fail", failed, len(findings))
+	}
+	fmt.Fprintln(w, "ok       elections will work here")
+	return nil
+}
+
+func serve(ctx context.Context, db *sql.DB, address string) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
+		list, err := mysqllock.ListElections(r.Context(), db)
+		if err != nil {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
+		_ = page.Execute(w, struct { // the reader may be gone
+			Elections []mysqllock.Election
+			Error     error
+			Now       time.Time
+		}{list, err, time.Now().UTC()})
+	})
+	mux.HandleFunc("GET /elections.json", func(w http.ResponseWriter, r *http.Request) {
+		list, err := mysqllock.ListElections(r.Context(), db)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		encoder := json.NewEncoder(w)
+		encoder.SetIndent("", "  ")
+		_ = encoder.Encode(entries(list)) // the reader may be gone
+	})
+	server := &http.Server{Addr: address, Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	go func() {
+		<-ctx.Done()
+		limited, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		_ = server.Shutdown(limited) // what hangs then ends with the process
+	}()
+	fmt.Println("serves http://" + address + "/")
+	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// entry is an election as JSON. Durations are seconds.
+type entry struct {
+	Election     string    `json:"election"`
+	Leader       string    `json:"leader"` // empty: released
+	Expired      bool      `json:"expired"`
+	Age          float64   `json:"age_seconds"` // since the last renewal
+	Lease        float64   `json:"lease_seconds"`
+	Since        time.Time `json:"acquire_time"`
+	Transitions  int       `json:"leader_transitions"`
+	FencingToken int64     `json:"fencing_token"`
+}
+
+func entries(list []mysqllock.Election) []entry {
+	all := make([]entry, 0, len(list))
+	for _, e := range list {
+		all = append(all, entry{e.Name, e.Holder, e.Expired, e.Age.Seconds(), e.LeaseDuration.Seconds(), e.AcquireTime, e.LeaderTransitions, e.FencingToken})
+	}
+	return all
+}
