@@ -613,8 +613,8 @@ func testRefusedByLocks(t *testing.T, db *sql.DB, r *refusals) {
 		number = 1205
 	}
 	r.byServer(t, "a takeover", standby.Update(t.Context(), record("a")), number,
-		`mysqllock: update "locked": a transaction guards the current term until it ends: Error 1205 (HY000): Lock wait timeout exceeded; try restarting transaction`+look+"\n"+
-			`mysqllock: update "locked": a transaction guards the current term until it ends: Error 3572 (HY000): `+
+		`mysqllock: update "locked": a transaction guards the current term, or takes over, until it ends: Error 1205 (HY000): Lock wait timeout exceeded; try restarting transaction`+look+"\n"+
+			`mysqllock: update "locked": a transaction guards the current term, or takes over, until it ends: Error 3572 (HY000): `+
 			`Statement aborted because lock(s) could not be acquired immediately and NOWAIT is set.`+look)
 	mustSucceed(t, "Rollback", tx.Rollback)
 	mustSucceed(t, "a takeover", update(t.Context(), standby, record("a")))

@@ -436,7 +436,7 @@ func (l *Lock) takeOver(o *operation, old *row, record resourcelock.LeaderElecti
 	case number(err) == errRecordChanged:
 		return l.changed(o, old, err)
 	case isBusy(err):
-		return fmt.Errorf("a transaction guards the current term until it ends: %w", err)
+		return fmt.Errorf("a transaction guards the current term, or takes over, until it ends: %w", err)
 	case err != nil:
 		return err
 	}
