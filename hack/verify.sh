@@ -88,16 +88,11 @@ lint() {
 	(cd "$1" && "$program" run --allow-parallel-runners --config "$root/.golangci.yml" --timeout 15m ./...)
 }
 
-# vulnerabilities looks for known ones in what is called. Where the database of them can't be reached, it finds nothing.
-vulnerabilities() {
-	local messages
-	messages=$(cd "$1" && go run "golang.org/x/vuln/cmd/govulncheck@$govulncheck_version" ./... 2>&1) && return
-	case $messages in
-	*'fetching vulnerabilities'*) return ;;
-	esac
-	printf '%s\n' "$messages" >&2
-	return 1
-}
+# vulnerabilities looks for known ones in what is called.
+vulnerabilities() { (cd "$1" && go run "golang.org/x/vuln/cmd/govulncheck@$govulncheck_version" ./...); }
+
+# The database of known vulnerabilities is on the internet; CI machines may be without.
+reaches_vulnerabilities() { have curl && curl -fsS --max-time 10 -o /dev/null https://vuln.go.dev/index/db.json 2>/dev/null; }
 
 compiles() { go build "$@" ./... && go vet "$@" ./...; }
 
@@ -110,5 +105,7 @@ step "direct dependencies of the library" direct_dependencies
 step "go build and go vet with the lowest client-go ($(go list -m -f '{{.Version}}' k8s.io/client-go))" compiles
 step "go build and go vet with the newest client-go ($(cd examples && go list -m -f '{{.Version}}' k8s.io/client-go))" compiles_with_newest
 for dir in $(modules); do step "golangci-lint in $dir" lint "$dir"; done
-for dir in $(modules); do step "govulncheck in $dir" vulnerabilities "$dir"; done
+if reaches_vulnerabilities; then
+	for dir in $(modules); do step "govulncheck in $dir" vulnerabilities "$dir"; done
+fi
 summary

@@ -151,7 +151,7 @@ func post(ctx context.Context, lock *mysqllock.Lock, work *sql.DB, id string, st
 		}
 		if stop {
 			fmt.Println(id, "stands still for", pause.String()+", in the middle of a transaction")
-			if err := standStill(pause); err != nil {
+			if err := standStill(ctx, pause); err != nil {
 				return err
 			}
 		}
@@ -162,8 +162,8 @@ func post(ctx context.Context, lock *mysqllock.Lock, work *sql.DB, id string, st
 }
 
 // standStill stops this whole process; somebody else has to wake it up.
-func standStill(d time.Duration) error {
-	alarm := exec.Command("sh", "-c", fmt.Sprintf("sleep %g; kill -CONT %d", d.Seconds(), os.Getpid()))
+func standStill(ctx context.Context, d time.Duration) error {
+	alarm := exec.CommandContext(context.WithoutCancel(ctx), "sh", "-c", fmt.Sprintf("sleep %g; kill -CONT %d", d.Seconds(), os.Getpid()))
 	if err := alarm.Start(); err != nil {
 		return err
 	}

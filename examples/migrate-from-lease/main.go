@@ -96,7 +96,7 @@ func run(ctx context.Context, o options) error {
 			}
 			// The Lease comes first: it decides as long as there are replicas of
 			// step 1, and MultiLock creates the second lock where it is missing.
-			lock = &resourcelock.MultiLock{Primary: primary, Secondary: lock}
+			lock = &resourcelock.MultiLock{Primary: primary, Secondary: lock} //nolint:staticcheck // deprecated, and the only lock of its kind
 		}
 	default:
 		return fmt.Errorf("-step is %d; give 1, 2 or 3", o.step)

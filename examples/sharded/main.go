@@ -76,13 +76,11 @@ func run(ctx context.Context, id string, shards int) error {
 
 	s := &sharer{id: id, db: db, shards: shards, leads: map[int]context.CancelFunc{}, campaigns: map[int]context.CancelFunc{}}
 	defer s.running.Wait()
-	s.running.Add(1)
-	go func() {
-		defer s.running.Done()
+	s.running.Go(func() {
 		for ctx.Err() == nil { // also after an outage
 			s.elect(ctx, processPrefix+id, func(ctx context.Context) { <-ctx.Done() })
 		}
-	}()
+	})
 	tick := time.NewTicker(retryPeriod)
 	defer tick.Stop()
 	for {
@@ -127,7 +125,7 @@ func (s *sharer) balance(ctx context.Context) {
 	held := len(s.leads)
 	switch {
 	case held < share:
-		for _, shard := range rand.Perm(s.shards) { // not the same first shard in all processes
+		for _, shard := range rand.Perm(s.shards) { //nolint:gosec // not the same first shard in all processes; nothing depends on it
 			if s.leads[shard] == nil && s.campaigns[shard] == nil {
 				s.campaign(ctx, shard)
 			}
@@ -153,9 +151,7 @@ func (s *sharer) balance(ctx context.Context) {
 func (s *sharer) campaign(ctx context.Context, shard int) {
 	ctx, stop := context.WithCancel(ctx)
 	s.campaigns[shard] = stop
-	s.running.Add(1)
-	go func() {
-		defer s.running.Done()
+	s.running.Go(func() {
 		defer stop()
 		s.elect(ctx, fmt.Sprint(shardPrefix, shard), func(ctx context.Context) {
 			s.mu.Lock()
@@ -168,7 +164,7 @@ func (s *sharer) campaign(ctx context.Context, shard int) {
 		defer s.mu.Unlock()
 		delete(s.campaigns, shard)
 		delete(s.leads, shard)
-	}()
+	})
 }
 
 // work is where the work on one shard goes. It must return when ctx ends.

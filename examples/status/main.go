@@ -114,7 +114,7 @@ func serve(ctx context.Context, db *sql.DB, address string) error {
 	server := &http.Server{Addr: address, Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	go func() {
 		<-ctx.Done()
-		limited, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
 		_ = server.Shutdown(limited) // what hangs then ends with the process
 	}()

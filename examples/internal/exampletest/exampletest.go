@@ -115,7 +115,7 @@ func StartIn(t *testing.T, dir, name string, env []string, seen func(*Process, s
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Process{Name: name, cmd: exec.Command(self, args...), ended: make(chan struct{}), seen: seen, changed: make(chan struct{})}
+	p := &Process{Name: name, cmd: exec.CommandContext(t.Context(), self, args...), ended: make(chan struct{}), seen: seen, changed: make(chan struct{})}
 	for _, variable := range os.Environ() {
 		if !strings.HasPrefix(variable, "MYSQL_") {
 			p.cmd.Env = append(p.cmd.Env, variable)

@@ -1,6 +1,7 @@
 package exampletest
 
 import (
+	"context"
 	"io"
 	"net"
 	"sync"
@@ -62,7 +63,7 @@ func (p *Proxy) accept(target string) {
 		if err != nil {
 			return
 		}
-		to, err := net.Dial("tcp", target)
+		to, err := (&net.Dialer{}).DialContext(context.Background(), "tcp", target)
 		if err != nil {
 			_ = from.Close() // as the target is gone
 			continue
