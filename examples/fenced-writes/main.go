@@ -12,7 +12,7 @@
 //	a posted entry 1
 //	a posted entry 2
 //	a stands still for 8s, in the middle of a transaction
-//	a was refused: mysqllock: transact "default/ledger": this candidate is not the leader: another term has begun, with fencing token 1795401611034120 after 1795401605555795
+//	a was refused: mysqllock: transact "default/ledger": not the leader: the term ended meanwhile
 //	a leads no more
 //
 // and the second one posts entry 3 meanwhile.
@@ -146,14 +146,14 @@ func lead(ctx context.Context, lock *mysqllock.Lock, work *sql.DB, id string, pa
 // committed.
 func post(ctx context.Context, lock *mysqllock.Lock, work *sql.DB, id string, stop bool, pause time.Duration) (entry int64, err error) {
 	err = lock.Transact(ctx, work, nil, func(ctx context.Context, tx *sql.Tx) error {
-		if err := tx.QueryRowContext(ctx, `SELECT COALESCE(MAX(entry), 0) + 1 FROM ledger`).Scan(&entry); err != nil {
-			return err
-		}
 		if stop {
 			fmt.Println(id, "stands still for", pause.String()+", in the middle of a transaction")
 			if err := standStill(ctx, pause); err != nil {
 				return err
 			}
+		}
+		if err := tx.QueryRowContext(ctx, `SELECT COALESCE(MAX(entry), 0) + 1 FROM ledger`).Scan(&entry); err != nil {
+			return err
 		}
 		_, err := tx.ExecContext(ctx, `INSERT INTO ledger (entry, author) VALUES (?, ?)`, entry, id)
 		return err
