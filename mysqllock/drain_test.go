@@ -220,6 +220,8 @@ func TestDrainingEndsBeforeTheLeaseAlsoAfterAnOutage(t *testing.T) {
 func TestALeaseIsLeftToExpireWhenDrainingFailsOrTakesTooLong(t *testing.T) {
 	t.Parallel()
 	failure := errors.New("the queue did not drain")
+	ended := make(chan struct{})
+	t.Cleanup(func() { close(ended) })
 	c := cadence{2 * time.Second, 1200 * time.Millisecond, 200 * time.Millisecond}
 	for _, test := range []struct {
 		name  string
@@ -235,6 +237,7 @@ func TestALeaseIsLeftToExpireWhenDrainingFailsOrTakesTooLong(t *testing.T) {
 			<-late.C
 			return nil
 		}, context.DeadlineExceeded},
+		{"it waits for work that ends only with the elector", func(context.Context) error { <-ended; return nil }, context.DeadlineExceeded},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -255,6 +258,9 @@ func TestALeaseIsLeftToExpireWhenDrainingFailsOrTakesTooLong(t *testing.T) {
 			if err := lock.Transact(t.Context(), work, nil, inserting("after")); !errors.Is(err, mysqllock.ErrNotLeader) {
 				t.Errorf("the term goes on: %v", err)
 			}
+			if err := lock.Update(t.Context(), record("")); err == nil || apierrors.IsConflict(err) {
+				t.Errorf("a second try: error %v", err)
+			}
 			byHand.wantCalls(t, 1)
 
 			d := &drain{do: test.do}
@@ -272,6 +278,20 @@ func TestALeaseIsLeftToExpireWhenDrainingFailsOrTakesTooLong(t *testing.T) {
 				t.Errorf("the follower led after %v, before a lease of %v was over", took, c.lease)
 			}
 		})
+	}
+}
+
+// Its work has ended, so that nobody else can begin too early.
+func TestALeaseIsReleasedAfterDrainingForLongerThanRenewDeadline(t *testing.T) {
+	t.Parallel()
+	db, _ := newTables(t)
+	c := cadence{4 * time.Second, 1200 * time.Millisecond, 200 * time.Millisecond}
+	d := &drain{do: func(context.Context) error { time.Sleep(c.renewDeadline + 200*time.Millisecond); return nil }}
+	lock := newLock(t, db, "e", "a", c.option(), d.option())
+	mustSucceed(t, "Create", create(t.Context(), lock, c.record("a")))
+	mustSucceed(t, "the release", update(t.Context(), lock, record("")))
+	if holder := holderInTable(t, db, "e"); holder != "" {
+		t.Errorf("the row is held by %q", holder)
 	}
 }
 

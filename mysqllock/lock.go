@@ -183,7 +183,8 @@ type Lock struct {
 	token   int64         // the fencing token of the current term; 0: no term
 	renewed time.Time     // when the current term's last renewal was sent
 	cluster *bool         // whether guards must be writes; nil: not asked in this term
-	drained bool          // WithBeforeRelease's function was called in this term
+	drained bool          // WithBeforeRelease's function ended the work of this term
+	working error         // that function did not end it
 	lease   time.Duration // of the last record written here that has a holder
 	seen    time.Duration // of the observed row, if it has a holder
 }
@@ -373,7 +374,8 @@ func (l *Lock) Create(ctx context.Context, record resourcelock.LeaderElectionRec
 // apierrors.IsNotFound if it is gone. A release by a Lock that no longer holds
 // the row is refused by an error that is no conflict, as client-go would retry
 // a conflict without a pause; so is one by a leader that did not renew for
-// RenewDeadline (half a lease without WithTimings), whose work has not ended yet.
+// RenewDeadline (half a lease without WithTimings), whose work has not ended yet
+// unless WithBeforeRelease's function did that.
 func (l *Lock) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
 	if err := l.validate(record); err != nil {
 		return wrap("update", l.election, err, nil)
@@ -476,13 +478,9 @@ func (l *Lock) takeOver(o *operation, old *row, record resourcelock.LeaderElecti
 // for RenewDeadline tells its work afterwards, so that a successor would lead
 // beside it for as long as the reply takes: its lease is left to expire.
 func (l *Lock) release(o *operation, old *row, record resourcelock.LeaderElectionRecord) error {
+	givenUp := l.gaveUp()
 	l.mu.Lock()
-	over := l.renewed.Add(l.lease)
-	renewDeadline := l.options.timings.renewDeadline
-	if renewDeadline == 0 {
-		renewDeadline = l.lease / 2
-	}
-	givenUp := o.started.Sub(l.renewed) >= renewDeadline
+	over, limit := l.renewed.Add(l.lease), l.renewDeadline()
 	l.mu.Unlock()
 	l.endTerm()
 	ctx, cancel := context.WithDeadline(o.ctx, over)
@@ -493,7 +491,7 @@ func (l *Lock) release(o *operation, old *row, record resourcelock.LeaderElectio
 			return fmt.Errorf("not released, as this candidate does not hold the election: it is held by %s", old.holder())
 		}
 		if givenUp {
-			return fmt.Errorf("not released, the lease is left to expire: it was not renewed for %v, and an elector that gives up ends its work only after the release", renewDeadline)
+			return fmt.Errorf("not released, the lease is left to expire: it was not renewed for %v, and an elector that gives up ends its work only after the release", limit)
 		}
 		next := &row{record: record, version: newVersion(old.version)}
 		err := l.swap(o, old, next)
@@ -595,7 +593,7 @@ func (l *Lock) succeed(o *operation, next *row, token int64) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if token != l.token {
-		l.drained, l.cluster = false, nil
+		l.drained, l.working, l.cluster = false, nil, nil
 	}
 	l.token, l.renewed = token, o.started
 	return nil
@@ -619,7 +617,8 @@ func (l *Lock) endTerm() {
 
 // drain runs WithBeforeRelease's function, once a term and only while this Lock
 // holds one. The lease isn't renewed meanwhile, so that the function must end
-// one operation, the release, before followers may take over.
+// one operation, the release, before followers may take over; one that goes on
+// isn't waited for, as the elector ends its leader's context only afterwards.
 func (l *Lock) drain(ctx context.Context) error {
 	f := l.options.beforeRelease
 	if f == nil {
@@ -627,24 +626,52 @@ func (l *Lock) drain(ctx context.Context) error {
 	}
 	timeout := l.operationTimeout()
 	l.mu.Lock()
-	due := l.token != 0 && !l.drained
-	l.drained = true
+	due, working := l.token != 0 && !l.drained, l.working
 	deadline := l.renewed.Add(l.lease - timeout)
 	l.mu.Unlock()
 	if !due {
-		return nil
+		return working
 	}
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
-	if err := f(ctx); err != nil {
-		l.endTerm()
-		return fmt.Errorf("not released, the lease is left to expire: the function of WithBeforeRelease failed: %w", err)
+	returned := make(chan error, 1)
+	go func() { returned <- f(ctx) }()
+	var err error
+	select {
+	case err = <-returned:
+		if err != nil {
+			err = fmt.Errorf("failed: %w", err)
+		}
+	case <-ctx.Done():
 	}
-	if err := ctx.Err(); err != nil {
-		l.endTerm()
-		return fmt.Errorf("not released, the lease is left to expire: the function of WithBeforeRelease took too long: %w", err)
+	if err == nil && ctx.Err() != nil {
+		err = fmt.Errorf("took too long: %w", ctx.Err())
 	}
-	return nil
+	if err != nil {
+		err = fmt.Errorf("not released, the lease is left to expire: the function of WithBeforeRelease %w", err)
+		l.endTerm()
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.drained, l.working = err == nil, err
+	return err
+}
+
+// gaveUp tells whether an elector has given up by now, for want of a renewal.
+// It ends its leader's work after the release only, unless that was drained, so
+// that a release would let a successor begin too early.
+func (l *Lock) gaveUp() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.drained && time.Since(l.renewed) >= l.renewDeadline()
+}
+
+// renewDeadline is the elector's, as far as it is known. The caller holds l.mu.
+func (l *Lock) renewDeadline() time.Duration {
+	if d := l.options.timings.renewDeadline; d != 0 {
+		return d
+	}
+	return l.lease / 2
 }
 
 func (l *Lock) leads() bool { return l.currentToken() != 0 }

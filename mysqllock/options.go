@@ -122,8 +122,11 @@ func WithSameIdentityTakeover() Option {
 //
 // f is called once a term, while the fencing token is still valid. Its context
 // ends one operation before the lease does, counted from the last renewal:
-// there are no renewals meanwhile. If f returns an error, nothing is released
-// and the lease is left to expire.
+// there are no renewals meanwhile. If f returns an error, or has not returned by
+// then, nothing is released and the lease is left to expire; the elector goes on
+// without waiting for f, and ends the context of OnStartedLeading. So f must end
+// the work itself, and not wait for that context: it ends after f if the lease
+// was lost, and before f if the elector's own context has ended.
 func WithBeforeRelease(f func(context.Context) error) Option {
 	return func(o *options) error {
 		if f == nil {
