@@ -137,7 +137,11 @@ type history struct {
 	// and no other row ever has it.
 	versions map[content]int64
 	problems []string
+	full     func() // called when there are as many steps as can be checked
 }
+
+// maxSteps is how many steps porcupine checks in seconds, also on a busy machine.
+const maxSteps = 1000
 
 const openEnded = -1 // the return of a step whose outcome is unknown
 
@@ -152,6 +156,9 @@ func (h *history) add(client int, called int64, in step, out result) {
 		op.Return = openEnded
 	}
 	h.steps = append(h.steps, op)
+	if len(h.steps) == maxSteps {
+		h.full()
+	}
 }
 
 func (h *history) problem(format string, args ...any) {
@@ -405,6 +412,7 @@ func TestConcurrentOperationsAreLinearizableWhateverTheNetworkDoes(t *testing.T)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
+	h.full = cancel
 	var running sync.WaitGroup
 	for _, c := range clients {
 		running.Add(1)

@@ -35,11 +35,13 @@ const (
 	// the session's settings are known also when the election's row is missing
 	// (version is NULL then). Times are microseconds since 1970, a form that no
 	// parseTime, loc or time_zone can change.
-	pollSQL = `SELECT s.autocommit, s.charsets, r.version, r.leader_uid, CAST(r.leader_name AS BINARY), r.lease_duration_seconds,` +
+	pollSQL = pollColumns + pollTables + ` = ?`
+
+	pollColumns = `SELECT s.autocommit, s.charsets, r.version, r.leader_uid, CAST(r.leader_name AS BINARY), r.lease_duration_seconds,` +
 		` TIMESTAMPDIFF(MICROSECOND, '1970-01-01', r.acquire_time), TIMESTAMPDIFF(MICROSECOND, '1970-01-01', r.renew_time),` +
-		` r.leader_transitions, CAST(r.strategy AS BINARY), CAST(r.preferred_holder AS BINARY), {clock}` +
-		` FROM (SELECT @@autocommit AS autocommit, ` + charsets + ` AS charsets) AS s` +
-		` LEFT JOIN {records} AS r ON r.election_name = ?`
+		` r.leader_transitions, CAST(r.strategy AS BINARY), CAST(r.preferred_holder AS BINARY), {clock}`
+	pollTables = ` FROM (SELECT @@autocommit AS autocommit, ` + charsets + ` AS charsets) AS s` +
+		` LEFT JOIN {records} AS r ON r.election_name`
 
 	// insertSQL makes an election's row: parameters (values of record, name).
 	// One row or error 1062; no row when the session may not write.
@@ -223,6 +225,11 @@ func New(db *sql.DB, election string, config resourcelock.ResourceLockConfig, op
 	if err != nil {
 		return fail(err)
 	}
+	if o.batch != nil {
+		if err := o.batch.serve(db, o.database); err != nil {
+			return fail(err)
+		}
+	}
 	uid := make([]byte, 16)
 	if _, err := rand.Read(uid); err != nil {
 		return fail(err)
@@ -284,7 +291,7 @@ func (l *Lock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []b
 	var record resourcelock.LeaderElectionRecord
 	var raw []byte
 	err := l.operate(ctx, "get", func(o *operation) error {
-		r, err := l.read(o)
+		r, err := l.poll(o)
 		if err != nil {
 			return err
 		}
@@ -414,9 +421,17 @@ func (l *Lock) Update(ctx context.Context, record resourcelock.LeaderElectionRec
 // that moment: beginning one changes version and uid, and then no row matches.
 func (l *Lock) renew(o *operation, old *row, record resourcelock.LeaderElectionRecord) error {
 	next := &row{record: record, uid: l.uid, version: newVersion(old.version)}
-	err := l.swap(o, old, next)
-	if err != nil {
-		return err
+	written := false
+	if b := l.options.batch; b != nil {
+		var err error
+		if written, err = b.renew(l, o, old, next); err != nil {
+			return err
+		}
+	}
+	if !written {
+		if err := l.swap(o, old, next); err != nil {
+			return err
+		}
 	}
 	return l.succeed(o, next, l.currentToken())
 }
@@ -855,58 +870,79 @@ type sessionError string
 
 func (e sessionError) Error() string { return string(e) }
 
-// read polls the row; nil if there is none.
+// poll reads the row, together with other Locks' if there is a Batch.
+func (l *Lock) poll(o *operation) (*row, error) {
+	if b := l.options.batch; b != nil {
+		return b.poll(l, o)
+	}
+	return l.read(o)
+}
+
+// read reads the row; nil if there is none.
 func (l *Lock) read(o *operation) (*row, error) { return l.readBy(o, l.db) }
 
 func (l *Lock) readBy(o *operation, db interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 },
 ) (*row, error) {
-	var (
-		autocommit               sql.NullBool
-		charsets                 sql.NullString
-		version                  sql.NullInt64
-		uid, holder              sql.NullString
-		lease, transitions       sql.NullInt64
-		acquired, renewed        sql.NullInt64
-		strategy, preferredOwner sql.NullString
-		sameServer               sql.NullBool
-		age                      sql.NullInt64
-	)
-	err := db.QueryRowContext(o.ctx, l.forASCII.poll, l.election).Scan(&autocommit, &charsets, &version, &uid, &holder, &lease,
-		&acquired, &renewed, &transitions, &strategy, &preferredOwner, &sameServer, &age)
-	if err != nil {
+	var p polled
+	if err := db.QueryRowContext(o.ctx, l.forASCII.poll, l.election).Scan(p.fields()...); err != nil {
 		return nil, err
 	}
-	if !autocommit.Bool {
+	return p.row(l)
+}
+
+// polled is what pollSQL returns.
+type polled struct {
+	autocommit                sql.NullBool
+	charsets                  sql.NullString
+	version                   sql.NullInt64
+	uid, holder               sql.NullString
+	lease, transitions        sql.NullInt64
+	acquired, renewed         sql.NullInt64
+	strategy, preferredHolder sql.NullString
+	sameServer                sql.NullBool
+	age                       sql.NullInt64
+}
+
+func (p *polled) fields() []any {
+	return []any{
+		&p.autocommit, &p.charsets, &p.version, &p.uid, &p.holder, &p.lease, &p.acquired, &p.renewed, &p.transitions,
+		&p.strategy, &p.preferredHolder, &p.sameServer, &p.age,
+	}
+}
+
+// row is what was read for l; nil if the election has none.
+func (p *polled) row(l *Lock) (*row, error) {
+	if !p.autocommit.Bool {
 		return nil, sessionError("the session has autocommit off, so that no write would ever be committed; remove autocommit=0 from the DSN, the server's configuration or init_connect")
 	}
 	if !l.ascii {
-		for charset := range strings.SplitSeq(charsets.String, ",") {
+		for charset := range strings.SplitSeq(p.charsets.String, ",") {
 			if charset != "utf8mb4" {
 				return nil, sessionError("the session's character set is " + charset + ", in which the election's name, the identity or the database's name is another; set charset=utf8mb4 in the DSN")
 			}
 		}
 	}
-	if !version.Valid {
+	if !p.version.Valid {
 		return nil, nil
 	}
-	if version.Int64 == math.MaxInt64 {
+	if p.version.Int64 == math.MaxInt64 {
 		return nil, errors.New("the row's version is the largest there is, so that it can't be renewed; delete the row")
 	}
 	return &row{
-		uid:        uid.String,
-		version:    version.Int64,
-		sameServer: sameServer.Bool,
-		age:        time.Duration(age.Int64) * time.Microsecond,
+		uid:        p.uid.String,
+		version:    p.version.Int64,
+		sameServer: p.sameServer.Bool,
+		age:        time.Duration(p.age.Int64) * time.Microsecond,
 		record: resourcelock.LeaderElectionRecord{
-			HolderIdentity:       holder.String,
-			LeaseDurationSeconds: int(lease.Int64),
-			AcquireTime:          fromMicros(acquired),
-			RenewTime:            fromMicros(renewed),
-			LeaderTransitions:    int(transitions.Int64),
-			Strategy:             coordinationv1.CoordinatedLeaseStrategy(strategy.String),
-			PreferredHolder:      preferredOwner.String,
+			HolderIdentity:       p.holder.String,
+			LeaseDurationSeconds: int(p.lease.Int64),
+			AcquireTime:          fromMicros(p.acquired),
+			RenewTime:            fromMicros(p.renewed),
+			LeaderTransitions:    int(p.transitions.Int64),
+			Strategy:             coordinationv1.CoordinatedLeaseStrategy(p.strategy.String),
+			PreferredHolder:      p.preferredHolder.String,
 		},
 	}, nil
 }

@@ -94,6 +94,9 @@ func newTables(t testing.TB) (*sql.DB, *mysql.Config) {
 // newLock is mysqllock.New for a candidate of that name.
 func newLock(t testing.TB, db *sql.DB, election, identity string, opts ...mysqllock.Option) *mysqllock.Lock {
 	t.Helper()
+	if os.Getenv(batchVariable) != "" {
+		opts = append(opts, mysqllock.WithBatch(batchInCompany(t, db)))
+	}
 	lock, err := mysqllock.New(db, election, resourcelock.ResourceLockConfig{Identity: identity}, opts...)
 	if err != nil {
 		t.Fatal(err)

@@ -24,6 +24,7 @@ type options struct {
 	sameIdentity     bool
 	beforeRelease    func(context.Context) error
 	eventTarget      runtime.Object
+	batch            *Batch
 }
 
 // timings are those of an elector.
