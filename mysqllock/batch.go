@@ -54,14 +54,15 @@ const (
 	maxBatchWait = maxOperationTimeout / 10
 
 	// batchPollSQL reads many elections: parameters (names). A row for each that
-	// there is, and one row always; see pollSQL.
-	batchPollSQL = pollColumns + `, CAST(r.election_name AS BINARY)` + pollTables + ` IN (?{more})`
+	// there is; see pollSQL.
+	batchPollSQL = pollColumns + `, CAST(r.election_name AS BINARY) FROM {records} AS r WHERE r.election_name IN ({name}{more})`
+	nextName     = `, {name}`
 
 	// batchRenewSQL is renewSQL for many elections: parameters of each of
-	// batchRow. As many rows as were as observed, had that row in
-	// election_records and were not locked. The inner select locks exactly those,
-	// by primary key, without waiting; the limit keeps it a select of its own,
-	// as MySQL would otherwise merge it into the update, which waits.
+	// batchRow. As many rows as were as observed and were not locked. The inner
+	// select locks exactly those, by primary key, without waiting; the limit
+	// keeps it a select of its own, as MySQL would otherwise merge it into the
+	// update, which waits.
 	batchRenewSQL = `UPDATE (SELECT b.* FROM (SELECT ` + batchRow + `{more}) AS b` +
 		` STRAIGHT_JOIN {records} AS r ON r.election_name = b.name WHERE r.version = b.observed AND r.leader_uid = b.uid AND {session}` +
 		` LIMIT 1000 FOR UPDATE SKIP LOCKED) AS b STRAIGHT_JOIN {records} AS r ON r.election_name = b.name` +
@@ -69,12 +70,13 @@ const (
 		` r.strategy = b.strategy, r.preferred_holder = b.preferred, r.version = b.version, r.last_update = UTC_TIMESTAMP(6), r.server = {server}`
 
 	// batchRow are the values of one renewal, the first of which name them and
-	// their types for the others. The columns' collation is given, as a derived
-	// table's would be no better than theirs.
-	batchRow = name + ` AS name, ` + name + ` AS uid, ? AS observed, ? AS lease, ? AS acquired, ? AS renewed,` +
+	// give the types for the others. Names and uids get the columns' collation,
+	// or comparing would depend on the session's.
+	batchRow = binary + ` AS name, ` + binaryUID + ` AS uid, ? AS observed, ? AS lease, ? AS acquired, ? AS renewed,` +
 		` ? AS transitions, {text} AS strategy, {text} AS preferred, ? AS version`
-	nextBatchRow = ` UNION ALL SELECT ` + name + `, ` + name + `, ?, ?, ?, ?, ?, {text}, {text}, ?`
-	name         = `CONVERT(? USING utf8mb4) COLLATE utf8mb4_bin`
+	nextBatchRow = ` UNION ALL SELECT ` + binary + `, ` + binaryUID + `, ?, ?, ?, ?, ?, {text}, {text}, ?`
+	binary       = `CONVERT({name} USING utf8mb4) COLLATE utf8mb4_bin`
+	binaryUID    = `CONVERT(? USING utf8mb4) COLLATE utf8mb4_bin`
 )
 
 // serve makes b that of a pool's Locks.
@@ -193,12 +195,12 @@ func (b *Batch) sendPolls(ctx context.Context, members []*batched) {
 // read returns the rows by their elections' names, and what is known of the
 // session for elections without a row.
 func (b *Batch) read(ctx context.Context, members []*batched) (found map[string]*polled, session *polled, err error) {
-	statement := strings.NewReplacer("{more}", strings.Repeat(", ?", len(members)-1), "{clock}", serverClock).Replace(batchPollSQL)
+	statements, w := b.wording(members, func(m *batched) bool { return m.lock.ascii })
 	names := make([]any, len(members))
 	for i, m := range members {
-		names[i] = m.lock.election
+		names[i] = statements.text(m.lock.election)
 	}
-	rows, err := b.db.QueryContext(ctx, tableNames(b.database).Replace(statement), names...)
+	rows, err := b.db.QueryContext(ctx, w.fill(strings.Replace(batchPollSQL, "{more}", strings.Repeat(nextName, len(members)-1), 1)), names...)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -218,9 +220,20 @@ func (b *Batch) read(ctx context.Context, members []*batched) (found map[string]
 		return nil, nil, err
 	}
 	if session == nil {
-		return nil, nil, errors.New("the server did not answer for its session")
+		session = &polled{}
+		err = b.db.QueryRowContext(ctx, statements.missing).Scan(&session.autocommit, &session.charsets)
 	}
-	return found, session, nil
+	return found, session, err
+}
+
+// wording is that of a statement for all members: if it carries one string
+// beyond ASCII, all travel as that one must.
+func (b *Batch) wording(members []*batched, isASCII func(*batched) bool) (*statements, wording) {
+	w := wording{database: b.database, serverClock: true}
+	for _, m := range members {
+		w.unicode = w.unicode || !isASCII(m)
+	}
+	return w.statements(), w
 }
 
 // renew is Lock.swap for a renewal, together with others. It tells whether next
@@ -263,19 +276,16 @@ func (b *Batch) sendRenewals(ctx context.Context, members []*batched) {
 }
 
 func (b *Batch) write(ctx context.Context, members []*batched) (int64, error) {
-	session := writableSession
+	statements, w := b.wording(members, func(m *batched) bool {
+		return m.lock.ascii && isASCII(string(m.next.record.Strategy)) && isASCII(m.next.record.PreferredHolder)
+	})
 	args := make([]any, 0, 10*len(members))
 	for _, m := range members {
 		r := m.next.record
-		if !m.lock.ascii || !isASCII(string(r.Strategy)) || !isASCII(r.PreferredHolder) {
-			session = unicodeSession
-		}
-		args = append(args, m.lock.election, m.lock.uid, m.old.version, r.LeaseDurationSeconds, datetime(r.AcquireTime), datetime(r.RenewTime),
-			r.LeaderTransitions, string(r.Strategy), r.PreferredHolder, m.next.version)
+		args = append(args, statements.text(m.lock.election), m.lock.uid, m.old.version, r.LeaseDurationSeconds, datetime(r.AcquireTime), datetime(r.RenewTime),
+			r.LeaderTransitions, statements.text(string(r.Strategy)), statements.text(r.PreferredHolder), m.next.version)
 	}
-	statement := strings.NewReplacer("{more}", strings.Repeat(nextBatchRow, len(members)-1), "{session}", session).Replace(batchRenewSQL)
-	statement = tableNames(b.database).Replace(strings.NewReplacer("{text}", textParameter, "{server}", serverName).Replace(statement))
-	result, err := b.db.ExecContext(ctx, statement, args...)
+	result, err := b.db.ExecContext(ctx, w.fill(strings.Replace(batchRenewSQL, "{more}", strings.Repeat(nextBatchRow, len(members)-1), 1)), args...)
 	if err != nil {
 		return 0, err
 	}

@@ -146,7 +146,7 @@ func TestABatchSendsManyRenewalsAndPollsInOneStatement(t *testing.T) {
 		do         func(*mysqllock.Lock) error
 	}{
 		{"renewals", "UPDATE ", func(l *mysqllock.Lock) error { return l.Update(t.Context(), record("a")) }},
-		{"polls", "SELECT s.autocommit", func(l *mysqllock.Lock) error {
+		{"polls", "SELECT @@autocommit", func(l *mysqllock.Lock) error {
 			r, _, err := l.Get(t.Context())
 			if err == nil && (r.HolderIdentity != "a" || r.LeaseDurationSeconds != record("a").LeaseDurationSeconds) {
 				return fmt.Errorf("read %+v", r)

@@ -4,25 +4,27 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
 )
 
 const (
-	// guardSQL pins the current term: parameters (name). The shared lock lasts
+	// guardSQL pins the current term: parameters (name, as hexadecimal UTF-8, as
+	// the transaction's session may have any character set). The shared lock lasts
 	// until the transaction ends, and a takeover needs the row for itself, so
 	// that no term begins before. LOCK IN SHARE MODE is the spelling that both
 	// MySQL and MariaDB know.
-	guardSQL = `SELECT fencing_token, leader_uid FROM {fences} WHERE election_name = ? LOCK IN SHARE MODE`
+	guardSQL = `SELECT fencing_token, leader_uid FROM {fences} WHERE election_name = ` + hexName + ` LOCK IN SHARE MODE`
 
 	// certifiedGuardSQL pins the current term on clusters in which several nodes
-	// take writes: parameters (name, token, uid). One row, or none if another
+	// take writes: parameters (name, as above, token, uid). One row, or none if another
 	// term has begun. There, a lock is known to its own node only, and a node
 	// that is behind with applying has not seen a takeover that another node
 	// committed; but the cluster certifies writes, and refuses the commit of the
 	// later one of two transactions that changed the same row.
-	certifiedGuardSQL = `UPDATE {fences} SET guards = guards + 1 WHERE election_name = ? AND fencing_token = ? AND leader_uid = ?`
+	certifiedGuardSQL = `UPDATE {fences} SET guards = guards + 1 WHERE election_name = ` + hexName + ` AND fencing_token = ? AND leader_uid = ?`
 
 	// clusterSQL finds out about such clusters: Galera (wsrep_on is ON) and
 	// Group Replication (it has a group's name), in whatever mode, as modes
@@ -87,12 +89,13 @@ func (l *Lock) Guard(ctx context.Context, tx *sql.Tx) error {
 
 func (l *Lock) guard(ctx context.Context, tx *sql.Tx, token int64) error {
 	fill := tableNames(l.options.database).Replace
+	name := hex.EncodeToString([]byte(l.election))
 	certified, err := l.isCertified(ctx, tx)
 	if err != nil {
 		return err
 	}
 	if certified {
-		result, err := tx.ExecContext(ctx, fill(certifiedGuardSQL), l.election, token, l.uid)
+		result, err := tx.ExecContext(ctx, fill(certifiedGuardSQL), name, token, l.uid)
 		if err != nil {
 			return err
 		}
@@ -103,10 +106,10 @@ func (l *Lock) guard(ctx context.Context, tx *sql.Tx, token int64) error {
 	}
 	var found int64
 	var uid string
-	err = tx.QueryRowContext(ctx, fill(guardSQL), l.election).Scan(&found, &uid)
+	err = tx.QueryRowContext(ctx, fill(guardSQL), name).Scan(&found, &uid)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
-		return fmt.Errorf("%w: the transaction's server has no row in election_fences for the election, or its session reads the name in another character set than utf8mb4", ErrNotLeader)
+		return fmt.Errorf("%w: the transaction's server has no row in election_fences for the election", ErrNotLeader)
 	case number(err) == errRecordChanged:
 		return fmt.Errorf("%w: another term has begun since the transaction did: %w", ErrNotLeader, err)
 	case err != nil:

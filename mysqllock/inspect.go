@@ -44,7 +44,7 @@ const (
 		` FROM {records} AS r LEFT JOIN {fences} AS f ON f.election_name = r.election_name`
 
 	// electionSQL reads one: parameters (name, as hexadecimal UTF-8).
-	electionSQL = electionsSQL + ` WHERE r.election_name = CONVERT(UNHEX(?) USING utf8mb4)`
+	electionSQL = electionsSQL + ` WHERE r.election_name = ` + hexName
 
 	// allElectionsSQL reads all.
 	allElectionsSQL = electionsSQL + ` ORDER BY r.election_name`

@@ -25,36 +25,39 @@ import (
 
 // The statements of the protocol. {records} and {fences} stand for the tables'
 // quoted names, {session} for the condition under which a session may write,
-// {text} for a string parameter, {server} for the server's own name, {clock}
-// for the server's view of the row with WithServerClock. Each
-// statement is atomic by itself and sent with autocommit on: no transaction
-// spans two packets, as a candidate that is cut off between two packets would
-// hold its locks until the server notices, hours later.
+// {charsets} for the session's character sets, {name} for the election's name,
+// {text} for another string parameter, {uid} for the observed uid, {server} for
+// the server's own name, {clock} for the server's view of the row with
+// WithServerClock. Each statement is atomic by itself and sent with autocommit
+// on: no transaction spans two packets, as a candidate that is cut off between
+// two packets would hold its locks until the server notices, hours later.
 const (
-	// pollSQL reads one election: parameters (name). One row always, so that
-	// the session's settings are known also when the election's row is missing
-	// (version is NULL then). Times are microseconds since 1970, a form that no
-	// parseTime, loc or time_zone can change.
-	pollSQL = pollColumns + pollTables + ` = ?`
+	// pollSQL reads one election: parameters (name). One row, or none, and then
+	// missingSQL tells the rest. Times are microseconds since 1970, a form that
+	// no parseTime, loc or time_zone can change.
+	pollSQL = pollColumns + ` FROM {records} AS r WHERE r.election_name = {name}`
 
-	pollColumns = `SELECT s.autocommit, s.charsets, r.version, r.leader_uid, CAST(r.leader_name AS BINARY), r.lease_duration_seconds,` +
+	pollColumns = `SELECT @@autocommit, {charsets}, r.version, CAST(r.leader_uid AS BINARY), CAST(r.leader_name AS BINARY), r.lease_duration_seconds,` +
 		` TIMESTAMPDIFF(MICROSECOND, '1970-01-01', r.acquire_time), TIMESTAMPDIFF(MICROSECOND, '1970-01-01', r.renew_time),` +
 		` r.leader_transitions, CAST(r.strategy AS BINARY), CAST(r.preferred_holder AS BINARY), {clock}`
-	pollTables = ` FROM (SELECT @@autocommit AS autocommit, ` + charsets + ` AS charsets) AS s` +
-		` LEFT JOIN {records} AS r ON r.election_name`
+
+	// missingSQL tells whether the session is fit, when a poll found no row. It
+	// may be answered by another session of the pool: what keeps a session that
+	// is not fit from writing is {session}.
+	missingSQL = `SELECT @@autocommit, {charsets}`
 
 	// insertSQL makes an election's row: parameters (values of record, name).
 	// One row or error 1062; no row when the session may not write.
 	insertSQL = `INSERT INTO {records} (leader_name, leader_uid, lease_duration_seconds, acquire_time, renew_time,` +
 		` leader_transitions, strategy, preferred_holder, version, last_update, server, election_name)` +
-		` SELECT {text}, {text}, ?, ?, ?, ?, {text}, {text}, ?, UTC_TIMESTAMP(6), {server}, ? FROM DUAL WHERE {session}`
+		` SELECT {text}, {text}, ?, ?, ?, ?, {text}, {text}, ?, UTC_TIMESTAMP(6), {server}, {name} FROM DUAL WHERE {session}`
 
 	// renewSQL is the compare-and-swap of a renewal and of a release:
 	// parameters (values of record, name, observed version, observed uid). One
 	// row if the row was as observed, none if not: two candidates that observed
 	// the same row can't both get one, as the first changes the version.
 	renewSQL = `UPDATE {records} AS r SET ` + assignments +
-		` WHERE r.election_name = ? AND r.version = ? AND r.leader_uid = {text} AND {session}`
+		` WHERE r.election_name = {name} AND r.version = ? AND {uid} AND {session}`
 
 	// takeOverSQL is the compare-and-swap that begins a term: parameters (uid,
 	// values of record, name, observed version, observed uid). It changes both
@@ -65,18 +68,18 @@ const (
 	takeOverSQL = `UPDATE {fences} AS f STRAIGHT_JOIN {records} AS r ON r.election_name = f.election_name` +
 		` SET f.fencing_token = LAST_INSERT_ID(GREATEST(f.fencing_token + 1, TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)))),` +
 		` f.leader_uid = ?, ` + assignments +
-		` WHERE f.election_name = ? AND r.version = ? AND r.leader_uid = {text} AND {session}`
+		` WHERE f.election_name = {name} AND r.version = ? AND {uid} AND {session}`
 
 	// probeSQL finds out whether a transaction guards the current term, without
 	// waiting for it: parameters (name). One row; none if the fence row is
 	// missing; error 1205 or 3572 if it is guarded. Without it, every retry of
 	// every follower would leave one more session waiting at the server.
-	probeSQL = `SELECT fencing_token FROM {fences} WHERE election_name = ? AND {session} FOR UPDATE NOWAIT`
+	probeSQL = `SELECT fencing_token FROM {fences} WHERE election_name = {name} AND {session} FOR UPDATE NOWAIT`
 
 	// insertFenceSQL makes an election's fence row: parameters (name). One row,
 	// or error 1062, which is as good.
 	insertFenceSQL = `INSERT INTO {fences} (election_name, fencing_token, leader_uid)` +
-		` SELECT ?, 0, LEFT('-', 0) FROM DUAL WHERE {session}`
+		` SELECT {name}, 0, LEFT('-', 0) FROM DUAL WHERE {session}`
 
 	// assignments are the values of record in an UPDATE.
 	assignments = `r.leader_name = {text}, r.leader_uid = {text}, r.lease_duration_seconds = ?, r.acquire_time = ?, r.renew_time = ?,` +
@@ -96,6 +99,19 @@ const (
 	// EMPTY_STRING_IS_NULL of MariaDB makes it NULL.
 	textParameter = `IFNULL(?, LEFT('-', 0))`
 
+	// hexName and hexParameter are strings beyond ASCII. They travel as the
+	// hexadecimal digits of their UTF-8, and not as they are: a driver that puts
+	// parameters into the statement itself quotes them for ASCII and UTF-8, but
+	// in a session with gbk or sjis a part of such a character may swallow the
+	// backslash before a quote. The session is refused, but only afterwards.
+	hexName      = `CONVERT(UNHEX(?) USING utf8mb4)`
+	hexParameter = `IFNULL(` + hexName + `, LEFT('-', 0))`
+
+	// sameUID compares with the observed uid, which is whatever somebody put in
+	// the row: as bytes that no character set can change, and a NULL for what it
+	// was read as.
+	sameUID = `COALESCE(HEX(r.leader_uid), LEFT('-', 0)) = ` + textParameter
+
 	// serverClock is whether the answering server wrote the row, and how many
 	// microseconds ago; noServerClock is what takes its place without the option.
 	serverClock   = `r.server = ` + serverName + `, TIMESTAMPDIFF(MICROSECOND, r.last_update, UTC_TIMESTAMP(6))`
@@ -108,36 +124,67 @@ const (
 	serverName = `LEFT(CONCAT(@@hostname, ':', @@port, '#', @@server_id), 255)`
 )
 
-// statements are the above for one database and one set of names.
+// statements are the above in one wording.
 type statements struct {
-	poll, insert, renew, takeOver, probe, insertFence string
+	poll, missing, insert, renew, takeOver, probe, insertFence string
+
+	hex bool // {name} and {text} are hexadecimal digits
 }
 
-func newStatements(o options, session string) statements {
-	tables := tableNames(o.database)
-	clock := noServerClock
-	if o.serverClock {
+// wording is what the text of statements depends on.
+type wording struct {
+	database    string
+	serverClock bool
+	unicode     bool // they carry strings beyond ASCII
+}
+
+// fill puts the wording into a statement.
+func (w wording) fill(statement string) string {
+	clock, charset, session, name, text := noServerClock, `NULL`, writableSession, `?`, textParameter
+	if w.serverClock {
 		clock = serverClock
 	}
-	fill := func(s string) string {
-		return tables.Replace(strings.NewReplacer("{clock}", clock, "{session}", session, "{text}", textParameter, "{server}", serverName).Replace(s))
+	if w.unicode {
+		charset, session, name, text = charsets, unicodeSession, hexName, hexParameter
 	}
-	return statements{
-		poll:        fill(pollSQL),
-		insert:      fill(insertSQL),
-		renew:       fill(renewSQL),
-		takeOver:    fill(takeOverSQL),
-		probe:       fill(probeSQL),
-		insertFence: fill(insertFenceSQL),
+	return tableNames(w.database).Replace(strings.NewReplacer("{clock}", clock, "{charsets}", charset, "{session}", session,
+		"{name}", name, "{text}", text, "{uid}", sameUID, "{server}", serverName).Replace(statement))
+}
+
+// worded has the *statements of each wording: some kilobytes, which Locks share.
+var worded sync.Map
+
+func (w wording) statements() *statements {
+	made, ok := worded.Load(w)
+	if !ok {
+		made, _ = worded.LoadOrStore(w, &statements{
+			poll:        w.fill(pollSQL),
+			missing:     w.fill(missingSQL),
+			insert:      w.fill(insertSQL),
+			renew:       w.fill(renewSQL),
+			takeOver:    w.fill(takeOverSQL),
+			probe:       w.fill(probeSQL),
+			insertFence: w.fill(insertFenceSQL),
+			hex:         w.unicode,
+		})
 	}
+	return made.(*statements) //nolint:errcheck,forcetypeassert // nothing else is stored
+}
+
+// text is the argument of a {name} or {text}.
+func (s *statements) text(value string) string {
+	if s.hex {
+		return hex.EncodeToString([]byte(value))
+	}
+	return value
 }
 
 // statements are those that may carry r's strings.
 func (l *Lock) statements(r resourcelock.LeaderElectionRecord) *statements {
 	if l.ascii && isASCII(string(r.Strategy)) && isASCII(r.PreferredHolder) {
-		return &l.forASCII
+		return l.forASCII
 	}
-	return &l.forUnicode
+	return l.forUnicode
 }
 
 // tableNames fills {records} and {fences} in.
@@ -165,7 +212,7 @@ type Lock struct {
 	ascii    bool   // election and identity are ASCII: any character set will do
 	// forASCII are for names that any character set carries, forUnicode for
 	// sessions that must have utf8mb4.
-	forASCII, forUnicode statements
+	forASCII, forUnicode *statements
 
 	// turn is held during an operation: operations of one Lock don't overlap,
 	// so that what one observed is what the next compares with.
@@ -243,8 +290,8 @@ func New(db *sql.DB, election string, config resourcelock.ResourceLockConfig, op
 		ascii:    isASCII(election) && isASCII(config.Identity) && isASCII(o.database),
 		turn:     make(chan struct{}, 1),
 
-		forASCII:   newStatements(o, writableSession),
-		forUnicode: newStatements(o, unicodeSession),
+		forASCII:   wording{o.database, o.serverClock, false}.statements(),
+		forUnicode: wording{o.database, o.serverClock, true}.statements(),
 	}, nil
 }
 
@@ -344,7 +391,8 @@ func (l *Lock) Create(ctx context.Context, record resourcelock.LeaderElectionRec
 		// that dies in between leaves an election that anyone can take.
 		released := row{record: record, version: newVersion(0)}
 		released.record.HolderIdentity = ""
-		err := l.write(o, l.statements(record).insert, append(l.values(&released), l.election))
+		statements := l.statements(record)
+		err := l.write(o, statements.insert, append(statements.values(&released), statements.text(l.election)))
 		switch {
 		case number(err) == errDuplicateKey:
 			return alreadyExists(l.election)
@@ -443,10 +491,10 @@ func (l *Lock) takeOver(o *operation, old *row, record resourcelock.LeaderElecti
 	l.endTerm()
 	statements := l.statements(record)
 	var token int64
-	err := l.db.QueryRowContext(o.ctx, statements.probe, l.election).Scan(&token)
+	err := l.db.QueryRowContext(o.ctx, statements.probe, statements.text(l.election)).Scan(&token)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
-		err := l.write(o, statements.insertFence, []any{l.election})
+		err := l.write(o, statements.insertFence, []any{statements.text(l.election)})
 		if n := number(err); err != nil && n != errDuplicateKey && n != errRecordChanged {
 			return err
 		}
@@ -459,8 +507,8 @@ func (l *Lock) takeOver(o *operation, old *row, record resourcelock.LeaderElecti
 	}
 
 	next := &row{record: record, uid: l.uid, version: newVersion(old.version)}
-	args := append([]any{l.uid}, l.values(next)...)
-	result, err := l.db.ExecContext(o.ctx, statements.takeOver, append(args, l.election, old.version, old.uid)...)
+	args := append([]any{l.uid}, statements.values(next)...)
+	result, err := l.db.ExecContext(o.ctx, statements.takeOver, append(args, statements.text(l.election), old.version, hexUID(old))...)
 	if number(err) == errRecordChanged {
 		return l.changed(o, old, err)
 	}
@@ -527,7 +575,9 @@ func (l *Lock) release(o *operation, old *row, record resourcelock.LeaderElectio
 
 // swap writes next over old by renewSQL.
 func (l *Lock) swap(o *operation, old, next *row) error {
-	result, err := l.db.ExecContext(o.ctx, l.statements(next.record).renew, append(l.values(next), l.election, old.version, old.uid)...)
+	statements := l.statements(next.record)
+	args := append(statements.values(next), statements.text(l.election), old.version, hexUID(old))
+	result, err := l.db.ExecContext(o.ctx, statements.renew, args...)
 	if number(err) == errRecordChanged {
 		return l.changed(o, old, err)
 	}
@@ -885,8 +935,13 @@ func (l *Lock) readBy(o *operation, db interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 },
 ) (*row, error) {
+	statements := l.statements(resourcelock.LeaderElectionRecord{})
 	var p polled
-	if err := db.QueryRowContext(o.ctx, l.forASCII.poll, l.election).Scan(p.fields()...); err != nil {
+	err := db.QueryRowContext(o.ctx, statements.poll, statements.text(l.election)).Scan(p.fields()...)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = db.QueryRowContext(o.ctx, statements.missing).Scan(&p.autocommit, &p.charsets)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return p.row(l)
@@ -964,12 +1019,15 @@ func (l *Lock) write(o *operation, statement string, args []any) error {
 }
 
 // values are the parameters of assignments, in their order.
-func (l *Lock) values(r *row) []any {
+func (s *statements) values(r *row) []any {
 	return []any{
-		r.record.HolderIdentity, r.uid, r.record.LeaseDurationSeconds, datetime(r.record.AcquireTime), datetime(r.record.RenewTime),
-		r.record.LeaderTransitions, string(r.record.Strategy), r.record.PreferredHolder, r.version,
+		s.text(r.record.HolderIdentity), s.text(r.uid), r.record.LeaseDurationSeconds, datetime(r.record.AcquireTime), datetime(r.record.RenewTime),
+		r.record.LeaderTransitions, s.text(string(r.record.Strategy)), s.text(r.record.PreferredHolder), r.version,
 	}
 }
+
+// hexUID is the argument of {uid}.
+func hexUID(old *row) string { return strings.ToUpper(hex.EncodeToString([]byte(old.uid))) }
 
 // newVersion is larger than the observed version, and also larger than that of
 // a row that was deleted and made again meanwhile, so that a stale

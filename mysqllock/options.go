@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -157,11 +158,17 @@ func WithOperationTimeout(d time.Duration) Option {
 }
 
 // WithDatabase names the database (MySQL's "schema") that holds the tables
-// election_records and election_fences. Default: the connection's own.
+// election_records and election_fences. Default: the connection's own. A name
+// beyond ASCII must have no quote and no backslash.
 func WithDatabase(name string) Option {
 	return func(o *options) error {
 		if err := validateName("WithDatabase", name, 64); err != nil {
 			return err
+		}
+		if !isASCII(name) && strings.ContainsAny(name, "`'\"\\") {
+			// It is part of the statements, and in gbk or sjis a part of such a
+			// character may swallow what quotes the next one.
+			return fmt.Errorf("WithDatabase %q has a quote or a backslash beside characters beyond ASCII, which is not safe in every character set; rename the database", name)
 		}
 		o.database = name
 		return nil
