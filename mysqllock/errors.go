@@ -10,6 +10,7 @@ import (
 	"net"
 	"regexp"
 	"strings"
+	"unicode"
 
 	"github.com/go-sql-driver/mysql"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -54,7 +55,7 @@ func (e *opError) Error() string {
 	if e.election != "" {
 		s += fmt.Sprintf(" %q", e.election)
 	}
-	s += ": " + publicText(e.cause)
+	s += ": " + oneLine(publicText(e.cause))
 	if e.advice != "" {
 		s += "; " + e.advice
 	}
@@ -62,6 +63,17 @@ func (e *opError) Error() string {
 }
 
 func (e *opError) Unwrap() error { return e.cause }
+
+// oneLine is a text that a log can show: a server's message may be in another
+// character set, and quote what a client sent.
+func oneLine(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || r == '\u2028' || r == '\u2029' {
+			return ' '
+		}
+		return r // U+FFFD for what is not UTF-8
+	}, text)
+}
 
 // wrap gives err the package's form, with advice where a person can act. An
 // error that has the form already is returned as it is.

@@ -104,8 +104,8 @@ func (l *Lock) guard(ctx context.Context, tx *sql.Tx, token int64) error {
 		}
 		return fmt.Errorf("%w: another term has begun after that with fencing token %d", ErrNotLeader, token)
 	}
-	var found int64
-	var uid string
+	var found sql.NullInt64
+	var uid sql.NullString
 	err = tx.QueryRowContext(ctx, fill(guardSQL), name).Scan(&found, &uid)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
@@ -114,8 +114,8 @@ func (l *Lock) guard(ctx context.Context, tx *sql.Tx, token int64) error {
 		return fmt.Errorf("%w: another term has begun since the transaction did: %w", ErrNotLeader, err)
 	case err != nil:
 		return err
-	case found != token || uid != l.uid:
-		return fmt.Errorf("%w: another term has begun, with fencing token %d after %d", ErrNotLeader, found, token)
+	case found.Int64 != token || uid.String != l.uid:
+		return fmt.Errorf("%w: another term has begun, with fencing token %d after %d", ErrNotLeader, found.Int64, token)
 	}
 	return nil
 }

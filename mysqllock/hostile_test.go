@@ -156,3 +156,105 @@ func TestAnElectionBeyondASCIILocksItsOwnRowsOnly(t *testing.T) {
 		}
 	}
 }
+
+// What somebody else may put in the rows, by hand or by a tool, and in tables
+// that he has altered: an election must not end by it.
+func TestAnElectionGoesOnWithRowsThatNoLockWrites(t *testing.T) {
+	t.Parallel()
+	_, config := newTables(t)
+	admin := openDSN(t, config, "charset=utf8mb4&sql_mode=%27%27")
+	loosen(t, admin)
+	hold(t, admin, "another", "b")
+	for _, parameters := range []string{"charset=utf8mb4", "charset=utf8mb4&interpolateParams=true&clientFoundRows=true", "charset=latin1", "charset=gbk&interpolateParams=true"} {
+		db := openDSN(t, config, parameters)
+		for _, test := range []struct{ records, fences string }{
+			{records: `leader_uid = NULL`},
+			{records: `version = NULL`},
+			{records: `leader_name = NULL, lease_duration_seconds = NULL, leader_transitions = NULL, strategy = NULL, preferred_holder = NULL, server = NULL, last_update = NULL`},
+			{records: `leader_uid = _utf8mb4 '乗'`},                 // another string in latin1
+			{records: `leader_uid = 0x815c27204f522031202d2d20`},   // in gbk a character whose second byte is a backslash, and SQL
+			{records: `leader_uid = 0xfffe, leader_name = 0xfffe`}, // not UTF-8
+			{records: `leader_uid = 'u '`},
+			{records: `leader_uid = REPEAT('u', 2000), leader_name = REPEAT('x', 2000)`},
+			{records: `leader_name = '{"holderIdentity":"a"}', strategy = '","holderIdentity":"a'`},
+			{records: `leader_transitions = 2147483647`},
+			{records: `leader_transitions = -2147483648`},
+			{records: `leader_transitions = 9223372036854775807`},
+			{records: `lease_duration_seconds = 9223372036854775807`},
+			{records: `lease_duration_seconds = -9223372036854775808`},
+			{records: `last_update = '9999-12-31', acquire_time = '9999-12-31', renew_time = '0000-00-00'`},
+			{fences: `fencing_token = NULL`},
+			{fences: `leader_uid = NULL, guards = NULL`},
+			{fences: `fencing_token = -9223372036854775808`},
+			{fences: `fencing_token = 0`},
+		} {
+			t.Run(parameters+" "+test.records+test.fences, func(t *testing.T) {
+				exec(t, admin, `REPLACE INTO election_records (election_name, leader_name, leader_uid, strategy, preferred_holder, server, version, lease_duration_seconds, leader_transitions, last_update)`+
+					` VALUES ('e', 'x', 'u', '', '', '', 1, 15, 0, UTC_TIMESTAMP(6))`)
+				exec(t, admin, `REPLACE INTO election_fences (election_name, fencing_token, leader_uid) VALUES ('e', 5, 'u')`)
+				if test.records != "" {
+					exec(t, admin, `UPDATE election_records SET `+test.records+` WHERE election_name = 'e'`)
+				} else {
+					exec(t, admin, `UPDATE election_fences SET `+test.fences+` WHERE election_name = 'e'`)
+				}
+				goesOn(t, admin, func(identity string, opts ...mysqllock.Option) *mysqllock.Lock {
+					return newLock(t, db, "e", identity, opts...)
+				}, 0, 0)
+			})
+		}
+	}
+}
+
+// The largest token there is can't be followed by a larger one: the error says
+// which row it is in, and an election whose row was deleted goes on.
+func TestTheLargestFencingTokenIsReported(t *testing.T) {
+	t.Parallel()
+	admin, _ := newTables(t)
+	leader, standby := newLock(t, admin, "e", "a"), newLock(t, admin, "e", "b")
+	takeOver(t, leader)
+	exec(t, admin, `UPDATE election_fences SET fencing_token = 9223372036854775807`)
+	const want = `mysqllock: update "e": the election's row in election_fences has the largest fencing token there is, so that no term can begin; ` +
+		`delete that row, once nothing compares with this token any more`
+	mustRefuse(t, admin, "a takeover", want, func() error { return tryTakeOver(t.Context(), standby) })
+	mustSucceed(t, "a renewal", update(t.Context(), leader, record("a")))
+	exec(t, admin, `DELETE FROM election_fences`)
+	takeOver(t, standby)
+}
+
+// A guard with a fence row that somebody spoilt is of nobody: nothing is
+// committed, and the next term is sound again.
+func TestNothingIsCommittedWithAFenceRowThatSomebodySpoilt(t *testing.T) {
+	t.Parallel()
+	admin, config := newTables(t)
+	loosen(t, admin)
+	work := newLedger(t, config)
+	for _, spoil := range []string{`fencing_token = NULL`, `fencing_token = -1`, `fencing_token = 9223372036854775807`, `leader_uid = NULL`, `leader_uid = 0xff`, `leader_uid = ''`} {
+		t.Run(spoil, func(t *testing.T) {
+			lock := newLock(t, admin, spoil, "a")
+			takeOver(t, lock)
+			token, _ := lock.FencingToken()
+			exec(t, admin, `UPDATE election_fences SET `+spoil+` WHERE election_name = ?`, spoil)
+			if err := lock.Transact(t.Context(), work, nil, inserting("lost")); !errors.Is(err, mysqllock.ErrNotLeader) {
+				t.Errorf("Transact: %v", err)
+			}
+			wantLedger(t, work)
+			mustSucceed(t, "a renewal", update(t.Context(), lock, record("a")))
+			exec(t, admin, `UPDATE election_fences SET fencing_token = ? WHERE fencing_token = 9223372036854775807`, token)
+			lock.RecordEvent("stopped leading")
+			takeOver(t, lock)
+			mustSucceed(t, "Transact", func() error { return lock.Transact(t.Context(), work, nil, nop) })
+		})
+	}
+}
+
+// The driver's and the server's texts may have anything in them.
+func TestAnErrorIsOneLineOfText(t *testing.T) {
+	t.Parallel()
+	config := server.Config()
+	config.Addr = newRefusingServer(t, 1130, "Host '10.9.8.7' is not allowed\nE1124 leader elected\x1b[2J\u2028\xff")
+	_, err := mysqllock.GetElection(t.Context(), open(t, config), "e")
+	want := `mysqllock: get election "e": Error 1130: Host '...' is not allowed E1124 leader elected [2J ` + "\ufffd"
+	if err == nil || err.Error() != want {
+		t.Errorf("got  %q\nwant %q", err, want)
+	}
+}

@@ -1,6 +1,7 @@
 package mysqllock
 
 import (
+	"crypto/rand"
 	"database/sql"
 	"net"
 	"regexp"
@@ -76,23 +77,40 @@ func TestIdentityIsMadeOfAnyHostname(t *testing.T) {
 	}
 }
 
+// FuzzIdentity checks that every machine has an identity, which New accepts and
+// whose random part is whole.
+func FuzzIdentity(f *testing.F) {
+	for _, hostname := range []string{"", "worker-7d4b9", " a ", "a\x00b\nc", "\xff", "größe-東", "a'b\"c\\d`e", strings.Repeat("h", 300), strings.Repeat("東", 300)} {
+		f.Add(hostname, []byte{2, 0x42, 0xac, 0x11, 0, 2}, 7)
+		f.Add(hostname, []byte(nil), 1<<31-1)
+	}
+	f.Fuzz(func(t *testing.T, hostname string, mac []byte, pid int) {
+		checkIdentity(t, hostname, mac[:min(len(mac), 32)], pid, rand.Text())
+	})
+}
+
 func TestIdentityIsAlwaysValidAndKeepsItsRandomPart(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		hostname := string(rapid.SliceOfN(rapid.Byte(), 0, 400).Draw(t, "hostname"))
 		mac := net.HardwareAddr(rapid.SliceOfN(rapid.Byte(), 0, 32).Draw(t, "mac")) // 32: the longest of Linux
 		pid := rapid.IntRange(1, 1<<31-1).Draw(t, "pid")
 		random := rapid.StringMatching(`[A-Z2-7]{26}`).Draw(t, "random")
-		identity := composeIdentity(hostname, mac, pid, random)
-		if err := validateName("identity", identity, maxNameLength); err != nil {
-			t.Error(err)
-		}
-		if !strings.HasSuffix(identity, "_"+random) {
-			t.Errorf("%q doesn't end with the random part %s", identity, random)
-		}
-		if !isASCII(identity) {
-			t.Errorf("%q is not ASCII", identity)
-		}
+		checkIdentity(t, hostname, mac, pid, random)
 	})
+}
+
+func checkIdentity(t rapid.TB, hostname string, mac net.HardwareAddr, pid int, random string) {
+	t.Helper()
+	identity := composeIdentity(hostname, mac, pid, random)
+	if err := validateName("identity", identity, maxNameLength); err != nil {
+		t.Error(err)
+	}
+	if !strings.HasSuffix(identity, "_"+random) {
+		t.Errorf("%q doesn't end with the random part %s", identity, random)
+	}
+	if !isASCII(identity) {
+		t.Errorf("%q is not ASCII", identity)
+	}
 }
 
 func TestIdentityIsReadableInErrors(t *testing.T) {

@@ -97,15 +97,19 @@ func elections(ctx context.Context, db *sql.DB, opts []Option, query string, arg
 	err = each(ctx, db, tableNames(o.database).Replace(query), args, func(scan scanner) error {
 		var (
 			e                 Election
-			lease             int64
+			holder            sql.NullString
+			lease             sql.NullInt64
+			transitions       sql.NullInt64
 			acquired, renewed sql.NullInt64
 			updated, age      sql.NullInt64
 		)
-		err := scan(&e.Name, &e.Holder, &lease, &acquired, &renewed, &e.LeaderTransitions, &updated, &age, &e.FencingToken)
+		err := scan(&e.Name, &holder, &lease, &acquired, &renewed, &transitions, &updated, &age, &e.FencingToken)
 		if err != nil {
 			return err
 		}
-		e.LeaseDuration = duration(lease, time.Second)
+		e.Holder = holder.String
+		e.LeaseDuration = duration(lease.Int64, time.Second)
+		e.LeaderTransitions = int(transitions.Int64)
 		e.AcquireTime = fromMicros(acquired).Time
 		e.RenewTime = fromMicros(renewed).Time
 		e.LastUpdate = fromMicros(updated).Time
@@ -120,8 +124,11 @@ func elections(ctx context.Context, db *sql.DB, opts []Option, query string, arg
 // duration is n units; the longest there is (292 years) where that overflows,
 // as with a row from the year 1000.
 func duration(n int64, unit time.Duration) time.Duration {
-	if n > math.MaxInt64/int64(unit) {
+	switch limit := math.MaxInt64 / int64(unit); {
+	case n > limit:
 		return math.MaxInt64
+	case n < -limit:
+		return math.MinInt64
 	}
 	return time.Duration(n) * unit
 }

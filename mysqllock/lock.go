@@ -26,18 +26,19 @@ import (
 // The statements of the protocol. {records} and {fences} stand for the tables'
 // quoted names, {session} for the condition under which a session may write,
 // {charsets} for the session's character sets, {name} for the election's name,
-// {text} for another string parameter, {uid} for the observed uid, {server} for
-// the server's own name, {clock} for the server's view of the row with
-// WithServerClock. Each statement is atomic by itself and sent with autocommit
-// on: no transaction spans two packets, as a candidate that is cut off between
-// two packets would hold its locks until the server notices, hours later.
+// {text} for another string parameter, {version} and {uid} for what was observed
+// of the row, {server} for the server's own name, {clock} for the server's view
+// of the row with WithServerClock. Each statement is atomic by itself and sent
+// with autocommit on: no transaction spans two packets, as a candidate that is
+// cut off between two packets would hold its locks until the server notices,
+// hours later.
 const (
 	// pollSQL reads one election: parameters (name). One row, or none, and then
 	// missingSQL tells the rest. Times are microseconds since 1970, a form that
 	// no parseTime, loc or time_zone can change.
 	pollSQL = pollColumns + ` FROM {records} AS r WHERE r.election_name = {name}`
 
-	pollColumns = `SELECT @@autocommit, {charsets}, r.version, CAST(r.leader_uid AS BINARY), CAST(r.leader_name AS BINARY), r.lease_duration_seconds,` +
+	pollColumns = `SELECT @@autocommit, {charsets}, COALESCE(r.version, 0), CAST(r.leader_uid AS BINARY), CAST(r.leader_name AS BINARY), r.lease_duration_seconds,` +
 		` TIMESTAMPDIFF(MICROSECOND, '1970-01-01', r.acquire_time), TIMESTAMPDIFF(MICROSECOND, '1970-01-01', r.renew_time),` +
 		` r.leader_transitions, CAST(r.strategy AS BINARY), CAST(r.preferred_holder AS BINARY), {clock}`
 
@@ -57,7 +58,7 @@ const (
 	// row if the row was as observed, none if not: two candidates that observed
 	// the same row can't both get one, as the first changes the version.
 	renewSQL = `UPDATE {records} AS r SET ` + assignments +
-		` WHERE r.election_name = {name} AND r.version = ? AND {uid} AND {session}`
+		` WHERE r.election_name = {name} AND {version} AND {uid} AND {session}`
 
 	// takeOverSQL is the compare-and-swap that begins a term: parameters (uid,
 	// values of record, name, observed version, observed uid). It changes both
@@ -66,9 +67,9 @@ const (
 	// as the server's clock goes on. The fence row comes first, so that a
 	// takeover that waits for a guard doesn't hold the lease row meanwhile.
 	takeOverSQL = `UPDATE {fences} AS f STRAIGHT_JOIN {records} AS r ON r.election_name = f.election_name` +
-		` SET f.fencing_token = LAST_INSERT_ID(GREATEST(f.fencing_token + 1, TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)))),` +
+		` SET f.fencing_token = LAST_INSERT_ID(GREATEST(COALESCE(f.fencing_token, 0) + 1, TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)))),` +
 		` f.leader_uid = ?, ` + assignments +
-		` WHERE f.election_name = {name} AND r.version = ? AND {uid} AND {session}`
+		` WHERE f.election_name = {name} AND {version} AND {uid} AND {session}`
 
 	// probeSQL finds out whether a transaction guards the current term, without
 	// waiting for it: parameters (name). One row; none if the fence row is
@@ -107,10 +108,11 @@ const (
 	hexName      = `CONVERT(UNHEX(?) USING utf8mb4)`
 	hexParameter = `IFNULL(` + hexName + `, LEFT('-', 0))`
 
-	// sameUID compares with the observed uid, which is whatever somebody put in
-	// the row: as bytes that no character set can change, and a NULL for what it
-	// was read as.
-	sameUID = `COALESCE(HEX(r.leader_uid), LEFT('-', 0)) = ` + textParameter
+	// sameVersion and sameUID compare with what was observed, which is whatever
+	// somebody put in the row: a NULL counts for what it was read as, and the uid
+	// are bytes that no character set can change.
+	sameVersion = `COALESCE(r.version, 0) = ?`
+	sameUID     = `COALESCE(HEX(r.leader_uid), LEFT('-', 0)) = ` + textParameter
 
 	// serverClock is whether the answering server wrote the row, and how many
 	// microseconds ago; noServerClock is what takes its place without the option.
@@ -148,7 +150,7 @@ func (w wording) fill(statement string) string {
 		charset, session, name, text = charsets, unicodeSession, hexName, hexParameter
 	}
 	return tableNames(w.database).Replace(strings.NewReplacer("{clock}", clock, "{charsets}", charset, "{session}", session,
-		"{name}", name, "{text}", text, "{uid}", sameUID, "{server}", serverName).Replace(statement))
+		"{name}", name, "{text}", text, "{version}", sameVersion, "{uid}", sameUID, "{server}", serverName).Replace(statement))
 }
 
 // worded has the *statements of each wording: some kilobytes, which Locks share.
@@ -381,6 +383,7 @@ func (l *Lock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []b
 // Errors: apierrors.IsAlreadyExists if the row is there already, also if
 // another candidate was faster.
 func (l *Lock) Create(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	record.LeaderTransitions = storable(record.LeaderTransitions)
 	if err := l.validate(record); err != nil {
 		return wrap("create", l.election, err, nil)
 	}
@@ -432,6 +435,7 @@ func (l *Lock) Create(ctx context.Context, record resourcelock.LeaderElectionRec
 // RenewDeadline (half a lease without WithTimings), whose work has not ended yet
 // unless WithBeforeRelease's function did that.
 func (l *Lock) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	record.LeaderTransitions = storable(record.LeaderTransitions)
 	if err := l.validate(record); err != nil {
 		return wrap("update", l.election, err, nil)
 	}
@@ -490,9 +494,11 @@ func (l *Lock) renew(o *operation, old *row, record resourcelock.LeaderElectionR
 func (l *Lock) takeOver(o *operation, old *row, record resourcelock.LeaderElectionRecord) error {
 	l.endTerm()
 	statements := l.statements(record)
-	var token int64
-	err := l.db.QueryRowContext(o.ctx, statements.probe, statements.text(l.election)).Scan(&token)
+	var last sql.NullInt64
+	err := l.db.QueryRowContext(o.ctx, statements.probe, statements.text(l.election)).Scan(&last)
 	switch {
+	case last.Int64 == math.MaxInt64:
+		return errors.New("the election's row in election_fences has the largest fencing token there is, so that no term can begin; delete that row, once nothing compares with this token any more")
 	case errors.Is(err, sql.ErrNoRows):
 		err := l.write(o, statements.insertFence, []any{statements.text(l.election)})
 		if n := number(err); err != nil && n != errDuplicateKey && n != errRecordChanged {
@@ -521,7 +527,7 @@ func (l *Lock) takeOver(o *operation, old *row, record resourcelock.LeaderElecti
 	case n == 0:
 		return l.lost(o, old)
 	}
-	token, err = result.LastInsertId()
+	token, err := result.LastInsertId()
 	if err != nil {
 		return err
 	}
@@ -989,7 +995,7 @@ func (p *polled) row(l *Lock) (*row, error) {
 		uid:        p.uid.String,
 		version:    p.version.Int64,
 		sameServer: p.sameServer.Bool,
-		age:        time.Duration(p.age.Int64) * time.Microsecond,
+		age:        duration(p.age.Int64, time.Microsecond),
 		record: resourcelock.LeaderElectionRecord{
 			HolderIdentity:       p.holder.String,
 			LeaseDurationSeconds: int(p.lease.Int64),
@@ -1036,6 +1042,13 @@ func newVersion(observed int64) int64 {
 	return max(observed+1, time.Now().UnixMicro())
 }
 
+// storable is n, or what is next to it in the column. The elector makes it from
+// the row, by adding one, so that a row with a number at its limit would elect
+// nobody any more if it were refused.
+func storable(transitions int) int {
+	return min(max(transitions, 0), math.MaxInt32)
+}
+
 // validate refuses a record that a column can't hold or that would elect two.
 func (l *Lock) validate(r resourcelock.LeaderElectionRecord) error {
 	if r.HolderIdentity != "" && r.HolderIdentity != l.config.Identity {
@@ -1047,13 +1060,8 @@ func (l *Lock) validate(r resourcelock.LeaderElectionRecord) error {
 	if t := l.options.timings; r.HolderIdentity != "" && t != (timings{}) && time.Duration(r.LeaseDurationSeconds)*time.Second != t.lease {
 		return fmt.Errorf("leaseDurationSeconds is %d, WithTimings says %v; give WithTimings the elector's own LeaseDuration", r.LeaseDurationSeconds, t.lease)
 	}
-	for _, n := range []struct {
-		field string
-		value int
-	}{{"leaseDurationSeconds", r.LeaseDurationSeconds}, {"leaderTransitions", r.LeaderTransitions}} {
-		if n.value < 0 || n.value > math.MaxInt32 {
-			return fmt.Errorf("%s %d is out of range; give 0 to %d", n.field, n.value, math.MaxInt32)
-		}
+	if n := r.LeaseDurationSeconds; n < 0 || n > math.MaxInt32 {
+		return fmt.Errorf("leaseDurationSeconds %d is out of range; give 0 to %d", n, math.MaxInt32)
 	}
 	for _, s := range []struct{ field, value string }{{"strategy", string(r.Strategy)}, {"preferredHolder", r.PreferredHolder}} {
 		if s.value == "" {
