@@ -7,7 +7,9 @@
 //
 // It prints, after up to a minute if another one led before:
 //
-//	worker1.example.com-0242ac110002-4711 works
+//	worker1.example.com-4711 works
+//
+// The candidate's identity in the table begins with the same host name: SELECT leader_name FROM election_records.
 package main
 
 import (
@@ -39,7 +41,11 @@ func run() error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 
-	name := mysqllock.NewIdentity() // host, MAC address and process id, as in the first version
+	host, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	name := fmt.Sprintf("%s-%d", host, os.Getpid()) // for what is printed; ElectLeader makes an identity of its own
 	becomeLeader := func(ctx context.Context) {
 		fmt.Println(name, "works")
 		<-ctx.Done() // ends when leadership does: so must the work

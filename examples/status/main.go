@@ -90,10 +90,10 @@ func serve(ctx context.Context, db *sql.DB, address string) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
 		list, err := mysqllock.ListElections(r.Context(), db)
+		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
 		if err != nil {
 			w.WriteHeader(http.StatusServiceUnavailable)
 		}
-		w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
 		_ = page.Execute(w, struct { // the reader may be gone
 			Elections []mysqllock.Election
 			Error     error

@@ -42,6 +42,9 @@ func TestThePageAndTheJSONShowAllElections(t *testing.T) {
 			return 0, ""
 		}
 		defer response.Body.Close()
+		if policy := response.Header.Get("Content-Security-Policy"); path == "/" && !strings.Contains(policy, "default-src 'none'") {
+			t.Errorf("the page's policy is %q", policy)
+		}
 		text, err := io.ReadAll(response.Body)
 		if err != nil {
 			t.Error(err)
