@@ -1,12 +1,16 @@
 package mysqllock_test
 
 import (
+	"bytes"
 	"database/sql"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
 	"testing"
+	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
@@ -114,4 +118,91 @@ func tokenHistory(t *testing.T, db *sql.DB, election string, random *rand.Rand) 
 		}
 	}
 	return terms, nil
+}
+
+// A server's clock that was set back, by an administrator or a failover.
+func TestFencingTokensGrowAlsoWhenTheServersClockIsBehindThem(t *testing.T) {
+	t.Parallel()
+	db, _ := newTables(t)
+	const ahead = int64(4102444800000000) // the year 2100
+	takeOver(t, newLock(t, db, "e", "a"))
+	exec(t, db, `UPDATE election_fences SET fencing_token = ?`, ahead)
+	for i := range int64(3) {
+		lock := newLock(t, db, "e", "b")
+		takeOver(t, lock)
+		if token, held := lock.FencingToken(); token != ahead+1+i || !held {
+			t.Errorf("token %d (held: %t), want %d", token, held, ahead+1+i)
+		}
+	}
+}
+
+// Each of the two tells a term by itself: a Lock may have several terms, and a
+// server that lost a write may give a token twice.
+func TestAGuardGoesByTokenAndByInstance(t *testing.T) {
+	t.Parallel()
+	db, config := newTables(t)
+	work := newLedger(t, config)
+	for name, change := range map[string]string{
+		"another token": `UPDATE election_fences SET fencing_token = fencing_token + 1 WHERE election_name = ?`,
+		"another Lock":  `UPDATE election_fences SET leader_uid = 'another' WHERE election_name = ?`,
+	} {
+		lock := newLock(t, db, name, "a")
+		takeOver(t, lock)
+		if err := lock.Transact(t.Context(), work, nil, inserting("before")); err != nil {
+			t.Errorf("%s: before: %v", name, err)
+		}
+		exec(t, db, change, name)
+		if err := lock.Transact(t.Context(), work, nil, inserting("after")); !errors.Is(err, mysqllock.ErrNotLeader) {
+			t.Errorf("%s: error %v, want ErrNotLeader", name, err)
+		}
+	}
+	wantLedger(t, work, "before", "before")
+}
+
+// A guard that comes between a takeover's two statements: the takeover has to
+// wait for it, and must not keep the leader from renewing meanwhile.
+func TestATakeoverThatWaitsForAGuardDoesNotHoldRenewalsUp(t *testing.T) {
+	t.Parallel()
+	db, config := newTables(t)
+	leader := newLock(t, db, "e", "a")
+	takeOver(t, leader)
+	work := openDSN(t, config, "")
+	guarded := make(chan *sql.Tx, 1)
+	network := newProxy(t, config.Addr)
+	network.onRequest = func(packet []byte) {
+		if !bytes.Contains(packet, []byte("STRAIGHT_JOIN")) {
+			return
+		}
+		tx, err := work.BeginTx(t.Context(), nil)
+		if err == nil {
+			err = leader.Guard(t.Context(), tx)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		guarded <- tx
+	}
+	through := network.config(config)
+	through.Params = map[string]string{"innodb_lock_wait_timeout": "50"}
+	follower := newLock(t, open(t, through), "e", "waits for the guard", mysqllock.WithOperationTimeout(time.Minute))
+	result := make(chan error, 1)
+	go func() { result <- tryTakeOver(t.Context(), follower) }()
+	tx := <-guarded
+	eventually(t, 30*time.Second, "the takeover waits", func() bool {
+		var waiting int
+		err := db.QueryRowContext(t.Context(), `SELECT COUNT(*) FROM information_schema.INNODB_TRX WHERE trx_state = 'LOCK WAIT' AND trx_query LIKE CONCAT('%STRAIGHT_JOIN%', ?, '%')`, follower.Identity()).Scan(&waiting)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return waiting > 0
+	})
+	if err := leader.Update(t.Context(), record("a")); err != nil {
+		t.Errorf("the renewal: %v", err)
+	}
+	if err := tx.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-result; !apierrors.IsConflict(err) {
+		t.Errorf("the takeover, of a lease that was renewed meanwhile: %v", err)
+	}
 }
