@@ -150,24 +150,21 @@ install_packages() {
 
 # --- a database server ---
 
-# find_server prints the path of a server program, searched for as the package mysqltest does.
-find_server() {
+# find_servers prints the paths of all server programs, in the order in which the package mysqltest searches.
+find_servers() {
 	local name place
 	for name in mariadbd mysqld; do
-		if have "$name"; then
-			command -v "$name"
-			return
-		fi
+		if have "$name"; then command -v "$name"; fi
 		for place in /usr/sbin /usr/local/sbin /usr/libexec /usr/local/libexec /usr/bin /usr/local/bin \
 			/usr/local/mysql/bin /opt/homebrew/bin /opt/homebrew/opt/mariadb*/bin /opt/homebrew/opt/mysql*/bin \
 			/usr/local/opt/mariadb*/bin /usr/local/opt/mysql*/bin /home/linuxbrew/.linuxbrew/bin; do
-			if [ -x "$place/$name" ]; then
-				printf '%s\n' "$place/$name"
-				return
-			fi
+			if [ -x "$place/$name" ]; then printf '%s\n' "$place/$name"; fi
 		done
 	done
 }
+
+# find_server prints the first of them.
+find_server() { find_servers | sed -n 1p; }
 
 # need_server WHY INSTEAD makes sure that there is a server program, and exports its path as MYSQLLOCK_TEST_SERVER.
 # WHY says what it is for, INSTEAD what else would do.

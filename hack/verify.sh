@@ -30,7 +30,7 @@ tidy() {
 
 scripts() {
 	local failed=0 script
-	local all=(.ci/run hack/*.sh)
+	local all=(.ci/run hack/*.sh hack/servers/*.sh hack/servers/wsrep_sst_mysqllock)
 	for script in "${all[@]}"; do
 		bash -n "$script" || failed=1
 		if [ "$script" != hack/lib.sh ] && [ ! -x "$script" ]; then
