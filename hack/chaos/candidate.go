@@ -35,15 +35,23 @@ var tables = []string{
 // timings are an elector's.
 type timings struct{ LeaseDuration, RenewDeadline, RetryPeriod time.Duration }
 
+// operation is how long the lock gives each of its operations.
+func (t timings) operation() time.Duration {
+	return (t.LeaseDuration - t.RenewDeadline - t.RetryPeriod) / 2
+}
+
 var profiles = map[string]timings{
 	"tight":   {3 * time.Second, 2 * time.Second, 300 * time.Millisecond},
 	"default": {15 * time.Second, 10 * time.Second, 2 * time.Second},
 }
 
-// orders are what a candidate is told, by the variable of that name.
+// orders are what a candidate is told, by the variable of that name. What it is told later comes by stdin: clockOrders.
 type orders struct {
 	Identity, DSN, Lock, Break string
 	Timings                    timings
+	Raw                        bool  // it also is a client of raw operations
+	Number                     int   // of its process in this run
+	Epoch                      int64 // see trueTime
 }
 
 const ordersVariable = "CHAOS_ORDERS"
@@ -53,7 +61,7 @@ type candidate struct {
 	orders
 
 	say      func(event)
-	lastWord atomic.Int64 // when the lock last got an answer, in ns since 1970
+	lastWord atomic.Int64 // when the lock last got an answer, in ns since 1970 by the true time
 }
 
 func runCandidate() error {
@@ -69,12 +77,14 @@ func runCandidate() error {
 		defer mu.Unlock()
 		e.Who = o.Identity
 		if e.Time.IsZero() {
-			e.Time = time.Now()
+			e.Time = trueTime()
 		}
 		_ = encoder.Encode(e) // the one who listens may be gone
 	}}
+	epoch = o.Epoch
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
+	go c.obey()
 	before := runtime.NumGoroutine()
 	if err := c.compete(ctx); err != nil {
 		return err
@@ -82,8 +92,21 @@ func runCandidate() error {
 	for end := time.Now().Add(2 * time.Second); runtime.NumGoroutine() > before && time.Now().Before(end); {
 		time.Sleep(10 * time.Millisecond) // the driver's watchers end a moment after their connections
 	}
-	c.say(event{Kind: bye, Goroutines: runtime.NumGoroutine() - before, Duration: time.Since(time.Unix(0, c.lastWord.Load()))})
+	c.say(event{Kind: bye, Goroutines: runtime.NumGoroutine() - before, Duration: trueTime().Sub(time.Unix(0, c.lastWord.Load()))})
 	return nil
+}
+
+// obey sets this process's clocks as it is told, for as long as it lives.
+func (c *candidate) obey() {
+	for lines := json.NewDecoder(os.Stdin); ; {
+		var o clockOrder
+		if err := lines.Decode(&o); err != nil {
+			return // nobody is there
+		}
+		if err := setClock(o); err != nil {
+			fmt.Fprintln(os.Stderr, "chaos: candidate's clock:", err)
+		}
+	}
 }
 
 func (c *candidate) compete(ctx context.Context) error {
@@ -97,33 +120,73 @@ func (c *candidate) compete(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	db, err := mysqllock.Open(config)
+	db, err := c.open(config)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = db.Close() }() // nothing to lose
-	if c.Break == breakCAS {
-		_ = db.Close() // the one with the broken statements replaces it
-		config.Logger = &mysql.NopLogger{}
-		config.InterpolateParams = true
-		connector, err := mysql.NewConnector(config)
-		if err != nil {
-			return err
-		}
-		db = sql.OpenDB(rewriting{connector, withoutVersion})
-	}
+	defer c.close("lock", db)
 	work, err := mysqllock.Open(config)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = work.Close() }() // after the work
-
+	defer c.close("work", work)
+	if c.Raw {
+		free, err := c.open(config)
+		if err != nil {
+			return err
+		}
+		defer c.close("raw", free)
+		client := &rawClient{db: free, identity: c.Identity, timings: c.Timings, tag: c.Number << 16, wrap: c.lockOf(free), say: c.say}
+		failure := make(chan error, 1)
+		go func() { failure <- client.run(ctx) }()
+		defer func() {
+			if e := <-failure; e != nil {
+				c.say(event{Kind: babbled, What: e.Error()})
+			}
+		}()
+	}
 	for ctx.Err() == nil {
 		if err := c.campaign(ctx, db, work); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// open opens the lock's pool, whose statements -break may change.
+func (c *candidate) open(config *mysql.Config) (*sql.DB, error) {
+	if c.Break != breakCAS {
+		return mysqllock.Open(config)
+	}
+	config = config.Clone()
+	config.Logger, config.InterpolateParams = &mysql.NopLogger{}, true
+	connector, err := mysql.NewConnector(config)
+	if err != nil {
+		return nil, err
+	}
+	return sql.OpenDB(rewriting{connector, withoutVersion}), nil
+}
+
+// lockOf makes of a lock the one that this candidate uses.
+func (c *candidate) lockOf(db *sql.DB) func(*mysqllock.Lock, string) resourcelock.Interface {
+	return func(lock *mysqllock.Lock, election string) resourcelock.Interface {
+		if c.Break == breakRelease {
+			return careless{lock, db, election}
+		}
+		return lock
+	}
+}
+
+// close closes a pool, of which nothing may be in use by now.
+func (c *candidate) close(name string, db *sql.DB) {
+	end := trueTime().Add(10 * time.Second) // what Transact gave up ends by itself
+	for db.Stats().InUse > 0 && trueTime().Before(end) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if n := db.Stats().InUse; n > 0 {
+		c.say(event{Kind: stuck, What: fmt.Sprintf("%d sessions for %s are in use when all is over", n, name)})
+	}
+	_ = db.Close() // nothing to lose
 }
 
 // campaign runs one elector until it has lost its leadership, or ctx ends.
@@ -145,12 +208,9 @@ func (c *candidate) campaign(ctx context.Context, db, work *sql.DB) error {
 	if err != nil {
 		return err
 	}
-	switch {
-	case c.Break == breakRelease:
-		lock = careless{fenced, db}
-	case c.Lock == ours:
-		lock = fenced
-	default:
+	if c.Lock == ours {
+		lock = c.lockOf(db)(fenced, election)
+	} else {
 		fenced = nil
 	}
 	listening := &listener{Interface: lock, lastWord: &c.lastWord}
@@ -188,22 +248,21 @@ func (c *candidate) lead(ctx context.Context, lock *mysqllock.Lock, work *sql.DB
 	for seq := 1; ctx.Err() == nil; seq++ {
 		limited, cancel := context.WithTimeout(careless, 2*c.Timings.LeaseDuration)
 		_, _ = work.ExecContext(limited, `INSERT INTO unfenced (token, who) VALUES (?, ?)`, token, c.Identity) // the control
-		err := c.post(limited, lock, work, token, seq)
+		began := trueTime()
+		e := &entryToBe{candidate: c, token: token, seq: seq}
+		err := e.post(limited, lock, work)
 		cancel()
-		switch e := (event{Token: token, Seq: seq}); {
+		said := event{Kind: posted, Token: e.token, Seq: seq, Duration: trueTime().Sub(began)}
+		switch {
 		case err == nil:
-			e.Kind = posted
-			c.say(e)
 		case errors.Is(err, mysqllock.ErrNotLeader):
-			e.Kind = refused
-			c.say(e)
+			said.Kind = refused
 		case errors.Is(err, mysqllock.ErrOutcomeUnknown):
-			e.Kind = unknown
-			c.say(e)
+			said.Kind = unknown
 		default:
-			e.Kind, e.What = failed, err.Error()
-			c.say(e)
+			said.Kind, said.What = failed, err.Error()
 		}
+		c.say(said)
 		select {
 		case <-ctx.Done():
 		case <-time.After(time.Duration(20+rand.IntN(60)) * time.Millisecond): //nolint:gosec // a pace, not a secret
@@ -211,17 +270,35 @@ func (c *candidate) lead(ctx context.Context, lock *mysqllock.Lock, work *sql.DB
 	}
 }
 
-// post adds an entry to the ledger: mostly through Transact, sometimes under a guard that comes first.
-func (c *candidate) post(ctx context.Context, lock *mysqllock.Lock, work *sql.DB, token int64, seq int) error {
+// entryToBe is an entry of the ledger that may be posted.
+type entryToBe struct {
+	*candidate
+
+	token int64 // of the term in which it is posted, which may have begun since OnStartedLeading
+	seq   int
+}
+
+// post adds the entry: mostly through Transact, sometimes under a guard that comes first.
+func (e *entryToBe) post(ctx context.Context, lock *mysqllock.Lock, work *sql.DB) error {
 	insert := func(ctx context.Context, tx *sql.Tx) error {
+		if lock != nil {
+			// If the term is another than Transact began with, or than Guard guarded, it fails.
+			token, held := lock.FencingToken()
+			if !held && e.Break != breakGuard {
+				return mysqllock.ErrNotLeader
+			}
+			if held {
+				e.token = token
+			}
+		}
 		var n int // of a snapshot, which a takeover may make old
-		if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM ledger WHERE token = ? AND seq = ?`, token, seq).Scan(&n); err != nil {
+		if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM ledger WHERE token = ? AND seq = ?`, e.token, e.seq).Scan(&n); err != nil {
 			return err
 		}
 		if n != 0 {
 			return fmt.Errorf("the entry is there already, %d times", n)
 		}
-		if _, err := tx.ExecContext(ctx, `INSERT INTO ledger (token, who, seq) VALUES (?, ?, ?)`, token, c.Identity, seq); err != nil {
+		if _, err := tx.ExecContext(ctx, `INSERT INTO ledger (token, who, seq) VALUES (?, ?, ?)`, e.token, e.Identity, e.seq); err != nil {
 			return err
 		}
 		time.Sleep(time.Duration(rand.IntN(20)) * time.Millisecond) //nolint:gosec // a pace, not a secret
@@ -229,9 +306,9 @@ func (c *candidate) post(ctx context.Context, lock *mysqllock.Lock, work *sql.DB
 	}
 	options := &sql.TxOptions{Isolation: []sql.IsolationLevel{
 		sql.LevelDefault, sql.LevelReadCommitted, sql.LevelRepeatableRead,
-	}[seq%3]}
-	guarded := lock != nil && c.Break != breakGuard
-	if guarded && seq%5 != 0 {
+	}[e.seq%3]}
+	guarded := lock != nil && e.Break != breakGuard
+	if guarded && e.seq%5 != 0 {
 		return lock.Transact(ctx, work, options, insert)
 	}
 	tx, err := work.BeginTx(ctx, options)
@@ -255,20 +332,21 @@ func (c *candidate) post(ctx context.Context, lock *mysqllock.Lock, work *sql.DB
 
 // watchClock tells when this process did not run for a while, whoever's fault that was.
 func (c *candidate) watchClock(ctx context.Context) {
-	tick := time.NewTicker(20 * time.Millisecond)
+	tick := time.NewTicker(stall / 4)
 	defer tick.Stop()
-	last := time.Now().Round(0) // by the wall clock: it goes on while a machine is suspended
-	for {
+	last, lastTrue := time.Now(), trueTime()
+	for over := false; !over; {
 		select {
 		case <-ctx.Done():
-			return
+			over = true
 		case <-tick.C:
-			now := time.Now().Round(0)
-			if gap := now.Sub(last); gap > stall {
-				c.say(event{Kind: stalled, Duration: gap})
-			}
-			last = now
 		}
+		// Its own clock, which may be slow, tells whether it ran; the true one for how long it did not.
+		now, nowTrue := time.Now(), trueTime()
+		if now.Sub(last) > stall {
+			c.say(event{Kind: stalled, Duration: nowTrue.Sub(lastTrue)})
+		}
+		last, lastTrue = now, nowTrue
 	}
 }
 
@@ -284,7 +362,7 @@ type listener struct {
 func (l *listener) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
 	record, raw, err := l.Interface.Get(ctx)
 	if err == nil {
-		l.lastWord.Store(time.Now().UnixNano())
+		l.lastWord.Store(trueTime().UnixNano())
 	}
 	return record, raw, err
 }
@@ -299,7 +377,7 @@ func (l *listener) Update(ctx context.Context, record resourcelock.LeaderElectio
 
 func (l *listener) wrote(record resourcelock.LeaderElectionRecord, err error) error {
 	if err == nil {
-		l.lastWord.Store(time.Now().UnixNano())
+		l.lastWord.Store(trueTime().UnixNano())
 		if record.HolderIdentity == l.Identity() {
 			l.transitions.Store(int64(record.LeaderTransitions))
 			l.led.Store(true)

@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"os"
-	"slices"
 	"sync"
 	"time"
 )
@@ -13,20 +12,27 @@ type kind string
 
 const (
 	// What candidates say of themselves.
-	leads    kind = "leads"    // OnStartedLeading was called, for the term Token
+	leads    kind = "leads"    // OnStartedLeading was called, for the term Token; 0 if that was over by then
 	leadsNot kind = "leadsNot" // its context has ended
 	posted   kind = "posted"   // the entry Seq of the term Token was committed, as Transact says
 	refused  kind = "refused"  // Transact or Guard said ErrNotLeader: the entry Seq must not be there
 	failed   kind = "failed"   // another error: it must not be there either
 	unknown  kind = "unknown"  // the outcome of the commit is not known
+	called   kind = "called"   // an operation on a lock begins, see rawOperation
+	returned kind = "returned" // it has returned
 	stalled  kind = "stalled"  // nothing of the process ran for Duration, until Time
+	stuck    kind = "stuck"    // a pool has sessions in use when all is over
 	bye      kind = "bye"      // all is closed; Goroutines are left, and the lock was last heard of Duration ago
 
 	// What the nemesis knows.
 	started  kind = "started"
 	exited   kind = "exited"
+	babbled  kind = "babbled"  // a candidate said what is no event: a panic, say
 	fault    kind = "fault"    // What, for Duration
+	skewed   kind = "skewed"   // the clocks of a process went at Rate times the true speed for Duration, until Time
+	lost     kind = "lost"     // the server that takes over has nothing of what was committed for Duration, until Time
 	healed   kind = "healed"   // all of them
+	quiet    kind = "quiet"    // and long enough ago for everyone to have heard of the server again
 	recovery kind = "recovery" // an entry was posted again, Duration after healed
 )
 
@@ -39,45 +45,45 @@ type event struct {
 	Seq        int           `json:"seq,omitempty"`
 	Duration   time.Duration `json:"ns,omitempty"`
 	Goroutines int           `json:"goroutines,omitempty"`
+	Rate       float64       `json:"rate,omitempty"`
 	What       string        `json:"what,omitempty"`
+	Raw        *rawOperation `json:"raw,omitempty"`
 }
 
 // history is what happened, in the order in which it was heard.
 type history struct {
 	mu     sync.Mutex
 	events []event
-	heard  func(event)
+	latest map[kind]event // by its time
 }
 
 func (h *history) add(e event) {
 	if e.Time.IsZero() {
-		e.Time = time.Now()
+		e.Time = trueTime()
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.events = append(h.events, e)
-	if h.heard != nil {
-		h.heard(e)
+	if h.latest == nil {
+		h.latest = map[kind]event{}
+	}
+	if e.Time.After(h.latest[e.Kind].Time) {
+		h.latest[e.Kind] = e
 	}
 }
 
-// since returns whether there is such an event after t.
-func (h *history) since(t time.Time, k kind) (event, bool) {
+// last returns the latest event of a kind.
+func (h *history) last(k kind) event {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, e := range slices.Backward(h.events) {
-		if e.Kind == k && e.Time.After(t) {
-			return e, true
-		}
-	}
-	return event{}, false
+	return h.latest[k]
 }
 
 // save writes the history to a file, one event per line.
 func (h *history) save(path string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	file, err := os.Create(path)
+	file, err := os.Create(path) //nolint:gosec // a path of this program's own making
 	if err != nil {
 		return err
 	}

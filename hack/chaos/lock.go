@@ -23,7 +23,7 @@ import (
 const (
 	ours         = "ours"
 	reference    = "reference"
-	breakCAS     = "cas"     // a takeover doesn't compare versions
+	breakCAS     = "cas"     // writes don't compare versions
 	breakGuard   = "guard"   // the ledger is written without the guard
 	breakRelease = "release" // whoever believes that he leads can release the lease
 )
@@ -31,14 +31,17 @@ const (
 // careless releases whatever there is to release.
 type careless struct {
 	*mysqllock.Lock
-	db *sql.DB
+	db       *sql.DB
+	election string
 }
 
 func (l careless) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
 	if record.HolderIdentity != "" {
 		return l.Lock.Update(ctx, record)
 	}
-	_, err := l.db.ExecContext(ctx, `UPDATE election_records SET leader_name = '', leader_uid = '', version = version + 1 WHERE election_name = ?`, election)
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	_, err := l.db.ExecContext(ctx, `UPDATE election_records SET leader_name = '', leader_uid = '', version = version + 1 WHERE election_name = ?`, l.election)
 	return err
 }
 
@@ -48,8 +51,8 @@ type rewriting struct {
 	rewrite *strings.Replacer
 }
 
-// withoutVersion makes a compare-and-swap one that does not compare.
-var withoutVersion = strings.NewReplacer("r.version = ? AND r.leader_uid = ", "(r.version = ? OR 1 = 1) AND '' <> ")
+// withoutVersion makes a compare-and-swap one that does not compare versions.
+var withoutVersion = strings.NewReplacer("r.version = ? AND ", "(r.version = ? OR 1 = 1) AND ")
 
 func (r rewriting) Connect(ctx context.Context) (driver.Conn, error) {
 	conn, err := r.Connector.Connect(ctx)

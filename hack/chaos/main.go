@@ -2,18 +2,19 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"maps"
-	"math/rand/v2"
+	mathrand "math/rand/v2"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -41,6 +42,11 @@ func main() {
 	flag.StringVar(&r.lock, "lock", ours, "ours, or reference: LeaseLock's semantics on the same table")
 	flag.StringVar(&r.broken, "break", "", "cas, guard or release: a rule of the lock that is broken")
 	flag.BoolVar(&r.stop, "stop", false, "end at the first violation")
+	flag.Func("only", "faults whose name matches this regular expression, as \"clock|read-only\"", func(value string) (err error) {
+		r.only, err = regexp.Compile(value)
+		return err
+	})
+	flag.StringVar(&r.disk, "disk", "", "a folder of a small file system for the server, which is filled up now and then")
 	flag.Parse()
 	err := func() error {
 		var ok bool
@@ -69,13 +75,26 @@ type run struct {
 	lock       string
 	broken     string
 	stop       bool
+	disk       string
+	only       *regexp.Regexp
 
 	history history
 	world   world
+	known   map[string]bool // elections whose raw operations were found linearizable
 }
 
+// account is the candidates' own, which may do no more than they need: one that may do more could write to a server that
+// is read-only.
+const account = "chaos"
+
 func (r *run) run(ctx context.Context) (err error) {
-	server, err := mysqltest.Start(ctx, mysqltest.Options{})
+	if r.disk != "" {
+		if err := os.Setenv("TMPDIR", r.disk); err != nil { // where the server's folder is made
+			return err
+		}
+	}
+	// So that a server that comes back has to read everything anew.
+	server, err := mysqltest.Start(ctx, mysqltest.Options{Args: []string{"--innodb-buffer-pool-load-at-startup=0", "--innodb-buffer-pool-dump-at-shutdown=0"}})
 	if err != nil {
 		return err
 	}
@@ -96,16 +115,18 @@ func (r *run) run(ctx context.Context) (err error) {
 	if err := mysqllock.Migrate(ctx, admin); err != nil {
 		return err
 	}
-	const password = "4Chaos-only" // on a throwaway server
+	password := rand.Text()
 	for _, statement := range append(slices.Clone(tables),
-		"CREATE USER chaos@'%' IDENTIFIED BY '"+password+"'",
-		"GRANT SELECT, INSERT, UPDATE ON "+name+".* TO chaos@'%'",
+		"CREATE USER "+account+"@'%' IDENTIFIED BY '"+password+"'",
+		"GRANT SELECT, INSERT, UPDATE ON "+name+".* TO "+account+"@'%'",
 	) {
 		if _, err := admin.ExecContext(ctx, statement); err != nil {
 			return err
 		}
 	}
-	r.world = world{server: server, admin: admin, timings: r.timings}
+	r.known = map[string]bool{}
+	r.world = world{server: server, admin: admin, timings: r.timings, disk: r.disk, heard: &r.history}
+	count := &atomic.Int64{}
 	for i := range r.candidates {
 		p, err := newProxy(config.Addr)
 		if err != nil {
@@ -113,18 +134,16 @@ func (r *run) run(ctx context.Context) (err error) {
 		}
 		defer p.close()
 		theirs := config.Clone()
-		theirs.User, theirs.Passwd, theirs.Addr = "chaos", password, p.address()
+		theirs.User, theirs.Passwd, theirs.Addr = account, password, p.address()
 		theirs.Timeout, theirs.ReadTimeout, theirs.WriteTimeout = 2*time.Second, 0, 0
 		r.world.slots = append(r.world.slots, &slot{
-			name: string(rune('a' + i)), proxy: p, heard: &r.history,
-			start: func(identity string) (*exec.Cmd, io.ReadCloser, error) {
-				return command(orders{Identity: identity, DSN: theirs.FormatDSN(), Lock: r.lock, Break: r.broken, Timings: r.timings})
-			},
+			name: string(rune('a' + i)), proxy: p, heard: &r.history, count: count,
+			orders: orders{DSN: theirs.FormatDSN(), Lock: r.lock, Break: r.broken, Timings: r.timings, Raw: r.lock == ours},
 		})
 	}
 	fmt.Printf("%s, %d candidates, leases of %v, lock %s%s, seed %d\n", server.Version(), r.candidates, r.timings.LeaseDuration,
 		r.lock, strings.TrimSuffix(" without "+r.broken, " without "), r.seed)
-	began := time.Now()
+	began := trueTime()
 	rounds, err := r.torment(ctx)
 	if err != nil {
 		return err
@@ -133,45 +152,72 @@ func (r *run) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	return r.report(verdict, rounds, time.Since(began))
+	return r.report(ctx, verdict, rounds, trueTime().Sub(began))
+}
+
+// schedule is of all faults that are possible here.
+func (r *run) schedule() *schedule {
+	s := &schedule{
+		random: mathrand.New(mathrand.NewPCG(r.seed, r.seed)), slots: r.candidates, timings: r.timings, //nolint:gosec // it replays
+		candidateFaults: maps.Clone(candidateFaults), serverFaults: maps.Clone(serverFaults),
+	}
+	if err := clocksBend(); err != nil {
+		fmt.Println("no clock is bent, as that is not possible here:", err)
+	} else {
+		maps.Copy(s.candidateFaults, clockFaults)
+	}
+	if r.disk == "" {
+		fmt.Println("no disk is filled, as no small one was given by -disk")
+	} else {
+		s.serverFaults[diskFull] = fillDisk
+	}
+	if r.only != nil {
+		maps.DeleteFunc(s.candidateFaults, func(name string, _ candidateFault) bool { return !r.only.MatchString(name) })
+		maps.DeleteFunc(s.serverFaults, func(name string, _ serverFault) bool { return !r.only.MatchString(name) })
+	}
+	return s
 }
 
 // torment starts the candidates, injects faults round by round, and ends the candidates.
 func (r *run) torment(ctx context.Context) (rounds int, err error) {
-	for _, s := range r.world.slots {
-		if err := s.launch(); err != nil {
+	s := r.schedule()
+	for _, slot := range r.world.slots {
+		if err := slot.launch(); err != nil {
 			return 0, err
 		}
 	}
 	defer func() {
-		for _, s := range r.world.slots {
-			s.signal(syscall.SIGKILL) // it has ended, but for an error
-			<-s.ended
+		for _, slot := range r.world.slots {
+			slot.signal(syscall.SIGKILL) // it has ended, but for an error
+			<-slot.ended
 		}
 	}()
-	random := rand.New(rand.NewPCG(r.seed, r.seed)) //nolint:gosec // a schedule that replays
-	candidateKinds, serverKinds := slices.Sorted(maps.Keys(candidateFaults)), slices.Sorted(maps.Keys(serverFaults))
 	r.recover(ctx)
-	for end := time.Now().Add(r.duration); time.Now().Before(end) && ctx.Err() == nil; rounds++ {
-		r.world.inject(ctx, &r.history, round(random, r.candidates, r.timings, candidateKinds, serverKinds))
+	checked := trueTime()
+	for end := trueTime().Add(r.duration); trueTime().Before(end) && ctx.Err() == nil; rounds++ {
+		r.world.inject(ctx, s)
 		if err := r.world.relaunch(); err != nil {
 			return rounds, err
 		}
 		r.recover(ctx)
-		if r.stop && rounds%4 == 3 {
+		if r.stop && trueTime().Sub(checked) > 2*rawPeriod {
 			if v, err := r.check(ctx); err != nil || len(v.violations) > 0 {
 				break
 			}
+			checked = trueTime()
 		}
 	}
-	for _, s := range r.world.slots {
-		s.signal(syscall.SIGTERM)
+	if sleep(ctx, recoveryTime(r.timings)); ctx.Err() == nil {
+		r.history.add(event{Kind: quiet})
 	}
-	for _, s := range r.world.slots {
+	for _, slot := range r.world.slots {
+		slot.signal(syscall.SIGTERM)
+	}
+	for _, slot := range r.world.slots {
 		select {
-		case <-s.ended:
-		case <-time.After(30 * time.Second):
-			return rounds, fmt.Errorf("%s does not end", s.identity)
+		case <-slot.ended:
+		case <-time.After(time.Minute):
+			return rounds, fmt.Errorf("%s does not end", slot.who())
 		}
 	}
 	return rounds, nil
@@ -179,15 +225,12 @@ func (r *run) torment(ctx context.Context) (rounds int, err error) {
 
 // recover waits until a leader works again.
 func (r *run) recover(ctx context.Context) {
-	since := time.Now()
+	since := trueTime()
 	r.history.add(event{Time: since, Kind: healed})
-	for ctx.Err() == nil && time.Since(since) < 2*recoveryTime(r.timings) {
-		if _, ok := r.history.since(since, posted); ok {
-			break
-		}
+	for ctx.Err() == nil && trueTime().Sub(since) < 2*recoveryTime(r.timings) && !r.history.last(posted).Time.After(since) {
 		sleep(ctx, 10*time.Millisecond)
 	}
-	r.history.add(event{Kind: recovery, Duration: time.Since(since)})
+	r.history.add(event{Kind: recovery, Duration: trueTime().Sub(since)})
 }
 
 // check reads the ledgers and holds them against the history.
@@ -203,13 +246,17 @@ func (r *run) check(ctx context.Context) (*verdict, error) {
 	r.history.mu.Lock()
 	events := slices.Clone(r.history.events)
 	r.history.mu.Unlock()
-	return check(events, ledger, unfenced, r.timings), nil
+	v := check(events, ledger, unfenced, r.timings)
+	v.raw(events, r.known)
+	return v, nil
 }
 
 // sessionsLeft waits until the server has dropped the candidates' sessions.
 func (r *run) sessionsLeft(ctx context.Context) (n int, err error) {
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); sleep(ctx, 100*time.Millisecond) {
-		err = r.world.admin.QueryRowContext(ctx, `SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'chaos'`).Scan(&n)
+	for end := trueTime().Add(10 * time.Second); trueTime().Before(end); sleep(ctx, 100*time.Millisecond) {
+		var ids []int64
+		ids, err = r.world.sessions(ctx)
+		n = len(ids)
 		if err == nil && n == 0 {
 			break
 		}
@@ -217,32 +264,21 @@ func (r *run) sessionsLeft(ctx context.Context) (n int, err error) {
 	return n, err
 }
 
-func (r *run) report(v *verdict, rounds int, took time.Duration) error {
-	ctx := context.Background()
-	left, err := r.sessionsLeft(ctx)
+func (r *run) report(ctx context.Context, v *verdict, rounds int, took time.Duration) error {
+	left, err := r.sessionsLeft(context.WithoutCancel(ctx))
 	if err != nil {
 		return err
 	}
 	if left > 0 {
-		v.add(time.Now(), "%d sessions are left at the server", left)
+		v.add(trueTime(), nil, "%d sessions are left at the server", left)
 	}
 	counts, slowest := map[string]int{}, time.Duration(0)
-	var lastHealed time.Time
-	for _, e := range r.history.events {
-		if e.Kind == healed {
-			lastHealed = e.Time
-		}
-	}
 	for _, e := range r.history.events {
 		switch e.Kind {
 		case fault:
 			counts[e.What]++
 		case recovery:
 			slowest = max(slowest, e.Duration)
-		case bye:
-			if e.Duration > r.timings.RetryPeriod*22/10+2*time.Second && e.Time.After(lastHealed) {
-				v.add(e.Time, "%s had not heard of the server for %v when it was asked to end", e.Who, e.Duration)
-			}
 		}
 	}
 	fmt.Printf("%v, %d rounds of faults:\n", took.Truncate(time.Second), rounds)
@@ -251,8 +287,12 @@ func (r *run) report(v *verdict, rounds int, took time.Duration) error {
 	}
 	fmt.Printf("%d terms; ledger: %d entries acknowledged, %d refused, %d failed, %d of unknown outcome\n", v.terms, v.posted, v.refused, v.failed, v.unknown)
 	fmt.Printf("control without a fence: %d writes of a leader after those of its successor\n", v.stale)
-	fmt.Printf("a leader worked at most %v after everything was healed; %d overlaps of leaders that had been paused or starved\n",
-		slowest.Truncate(time.Millisecond), v.excused)
+	fmt.Printf("%d raw operations, linearizable in %d elections\n", v.operations, len(r.known))
+	fmt.Printf("a leader worked at most %v after everything was healed; %d overlaps of leaders that had been stopped, starved or slow, of %v at most\n",
+		slowest.Truncate(time.Millisecond), v.excused, v.longest.Truncate(time.Millisecond))
+	if v.promoted > 0 {
+		fmt.Printf("promotions lost %d takeovers and entries\n", v.promoted)
+	}
 	if len(v.violations) == 0 {
 		fmt.Println("0 violations")
 		return nil
@@ -269,9 +309,26 @@ func (r *run) report(v *verdict, rounds int, took time.Duration) error {
 		}
 		fmt.Println("  " + violation.text)
 	}
+	first := v.violations[0]
 	fmt.Println("around the first:")
-	for _, e := range excerpt(r.history.events, v.violations[0].at, r.timings) {
-		fmt.Printf("  %s %-4s %-9s %d/%d %v %s\n", e.Time.Format("15:04:05.000"), e.Who, e.Kind, e.Token, e.Seq, e.Duration, e.What)
+	for _, line := range first.more {
+		fmt.Println("  " + line)
+	}
+	if len(first.more) > 0 {
+		return errViolated
+	}
+	for _, e := range excerpt(r.history.events, first, r.timings) {
+		fmt.Printf("  %s %-10s %-9s", e.Time.Format("15:04:05.000"), e.Who, e.Kind)
+		if e.Token != 0 {
+			fmt.Printf(" term %d", e.Token)
+		}
+		if e.Seq != 0 {
+			fmt.Printf(" entry %d", e.Seq)
+		}
+		if e.Duration != 0 {
+			fmt.Printf(" %v", e.Duration.Truncate(time.Millisecond))
+		}
+		fmt.Println(" " + e.What)
 	}
 	return errViolated
 }

@@ -5,12 +5,17 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -19,14 +24,16 @@ import (
 
 // slot is where candidates run, one after the other, each with an identity of its own.
 type slot struct {
-	name  string
-	proxy *proxy
-	start func(identity string) (*exec.Cmd, io.ReadCloser, error)
-	heard *history
-	busy  sync.Mutex // one fault at a time
+	name   string
+	proxy  *proxy
+	orders orders        // for each of its candidates, but for identity and number
+	count  *atomic.Int64 // of all candidates of the run
+	heard  *history
+	busy   sync.Mutex // one fault at a time
 
 	mu        sync.Mutex
 	command   *exec.Cmd
+	clock     io.WriteCloser // takes clockOrders
 	identity  string
 	number    int
 	ended     chan struct{}
@@ -38,8 +45,27 @@ func (s *slot) launch() error {
 	defer s.mu.Unlock()
 	s.number++
 	s.identity = fmt.Sprintf("%s%d", s.name, s.number)
-	command, output, err := s.start(s.identity)
+	o := s.orders
+	o.Identity, o.Number, o.Epoch = s.identity, int(s.count.Add(1)), epoch
+	encoded, err := json.Marshal(o)
 	if err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	command := exec.CommandContext(context.Background(), self, "candidate")
+	command.Env = append(os.Environ(), ordersVariable+"="+string(encoded))
+	command.Stderr = os.Stderr
+	output, err := command.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if s.clock, err = command.StdinPipe(); err != nil {
+		return err
+	}
+	if err := command.Start(); err != nil {
 		return err
 	}
 	s.command, s.ended, s.stoppedAt = command, make(chan struct{}), time.Time{}
@@ -50,7 +76,7 @@ func (s *slot) launch() error {
 		for lines.Scan() {
 			var e event
 			if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
-				s.heard.add(event{Who: identity, Kind: failed, What: lines.Text()}) // a panic, say
+				s.heard.add(event{Who: identity, Kind: babbled, What: lines.Text()})
 				continue
 			}
 			s.heard.add(e)
@@ -67,16 +93,34 @@ func (s *slot) signal(signals ...syscall.Signal) {
 	for _, signal := range signals {
 		switch signal {
 		case syscall.SIGSTOP:
-			s.stoppedAt = time.Now()
+			s.stoppedAt = trueTime()
 		case syscall.SIGCONT:
 			s.stoppedAt = time.Time{}
 		case syscall.SIGKILL:
 			if !s.stoppedAt.IsZero() { // it won't say so itself
-				s.heard.add(event{Who: s.identity, Kind: stalled, Duration: time.Since(s.stoppedAt)})
+				s.heard.add(event{Who: s.identity, Kind: stalled, Duration: trueTime().Sub(s.stoppedAt)})
 			}
 		}
 		_ = s.command.Process.Signal(signal) // it may have ended
 	}
+}
+
+// setClock bends the clocks of the candidate for a time.
+func (s *slot) setClock(ctx context.Context, o clockOrder, d time.Duration) error {
+	s.mu.Lock()
+	clock, identity := s.clock, s.identity
+	s.mu.Unlock()
+	began := trueTime()
+	if err := json.NewEncoder(clock).Encode(o); err != nil {
+		return err
+	}
+	sleep(ctx, d)
+	err := json.NewEncoder(clock).Encode(clockOrder{Rate: 1})
+	if o.Rate != 1 {
+		// Until it has obeyed, that is.
+		s.heard.add(event{Who: identity, Kind: skewed, Time: trueTime().Add(stall), Duration: trueTime().Add(stall).Sub(began), Rate: o.Rate})
+	}
+	return err
 }
 
 // replace ends the candidate by a signal and starts the next.
@@ -111,10 +155,17 @@ type world struct {
 	server  *mysqltest.Server
 	admin   *sql.DB
 	timings timings
+	disk    string // the folder of a small file system in which the server is; "" if it is in a large one
+	heard   *history
 }
 
-// faults by name: each injects one, waits for its duration, and heals it. Those of the server run one at a time.
-var candidateFaults = map[string]func(context.Context, *world, *slot, time.Duration) error{
+// Faults by name: each injects one, waits for its duration, and heals it. Those of the server run one at a time.
+type (
+	candidateFault func(context.Context, *world, *slot, time.Duration) error
+	serverFault    func(context.Context, *world, time.Duration) error
+)
+
+var candidateFaults = map[string]candidateFault{
 	"kill -9 of a candidate": func(_ context.Context, _ *world, s *slot, _ time.Duration) error { return s.replace(syscall.SIGKILL) },
 	"SIGTERM to a candidate": func(_ context.Context, _ *world, s *slot, _ time.Duration) error { return s.replace(syscall.SIGTERM) },
 	"candidate paused":       pause(syscall.SIGCONT),
@@ -136,17 +187,35 @@ var candidateFaults = map[string]func(context.Context, *world, *slot, time.Durat
 		s.proxy.set(network{}, true)
 		return s.replace()
 	},
-	"network refused":                       broken(network{refuse: true}, true),
-	"network black-holed, delivered late":   broken(network{holdTo: true, holdFro: true}, false),
-	"network black-holed, then cut":         broken(network{holdTo: true, holdFro: true}, true),
-	"only requests black-holed, then late":  broken(network{holdTo: true}, false),
-	"only replies black-holed, then late":   broken(network{holdFro: true}, false),
-	"replies lost (applied, not answered)":  broken(network{holdFro: true}, true),
-	"network slow (around the deadline)":    broken(network{delay: 100 * time.Millisecond}, false),
-	"network very slow (past the deadline)": broken(network{delay: 600 * time.Millisecond}, false),
+	"reply to COMMIT lost, and the session":  broken(network{loseAnswerTo: "COMMIT"}, false),
+	"reply to a write lost, and the session": broken(network{loseAnswerTo: "UPDATE"}, false),
+	"network refused":                        broken(network{refuse: true}, true),
+	"network black-holed, delivered late":    broken(network{holdTo: true, holdFro: true}, false),
+	"network black-holed, then cut":          broken(network{holdTo: true, holdFro: true}, true),
+	"only requests black-holed, then late":   broken(network{holdTo: true}, false),
+	"only replies black-holed, then late":    broken(network{holdFro: true}, false),
+	"replies lost (applied, not answered)":   broken(network{holdFro: true}, true),
+	"network slow (around the deadline)":     broken(network{delay: 100 * time.Millisecond}, false),
+	"network very slow (past the deadline)":  broken(network{delay: 600 * time.Millisecond}, false),
 }
 
-var serverFaults = map[string]func(context.Context, *world, time.Duration) error{
+// clockFaults are those of clocks that can be bent.
+var clockFaults = map[string]candidateFault{
+	"wall clock a year ahead":    bent(clockOrder{Ahead: 365 * 24 * time.Hour, Rate: 1}),
+	"wall clock an hour behind":  bent(clockOrder{Ahead: -time.Hour, Rate: 1}),
+	"clocks at 1.5 times speed":  bent(clockOrder{Rate: 1.5}),
+	"clocks at 1.05 times speed": bent(clockOrder{Rate: 1.05}),
+	"clocks at 0.95 times speed": bent(clockOrder{Rate: 0.95}),
+	"clocks at 0.5 times speed":  bent(clockOrder{Rate: 0.5}),
+}
+
+func bent(o clockOrder) candidateFault {
+	return func(ctx context.Context, w *world, s *slot, d time.Duration) error {
+		return s.setClock(ctx, o, w.timings.LeaseDuration+d)
+	}
+}
+
+var serverFaults = map[string]serverFault{
 	"server kill -9 and restart": func(ctx context.Context, w *world, d time.Duration) error {
 		if err := w.server.Kill(); err != nil {
 			return err
@@ -168,24 +237,14 @@ var serverFaults = map[string]func(context.Context, *world, time.Duration) error
 		sleep(ctx, d)
 		return w.server.Resume()
 	},
-	"all sessions killed": func(ctx context.Context, w *world, _ time.Duration) error {
-		rows, err := w.admin.QueryContext(ctx, `SELECT id FROM information_schema.processlist WHERE user = 'chaos'`)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = rows.Close() }() // rows.Err says what matters
-		var ids []int64
-		for rows.Next() {
-			var id int64
-			if err := rows.Scan(&id); err != nil {
+	"all sessions killed": func(ctx context.Context, w *world, _ time.Duration) error { return w.killSessions(ctx) },
+	"sessions killed again and again": func(ctx context.Context, w *world, d time.Duration) error {
+		for end := trueTime().Add(d); trueTime().Before(end) && ctx.Err() == nil; sleep(ctx, w.timings.RetryPeriod/2) {
+			if err := w.killSessions(ctx); err != nil {
 				return err
 			}
-			ids = append(ids, id)
 		}
-		for _, id := range ids {
-			_, _ = w.admin.ExecContext(ctx, fmt.Sprintf("KILL %d", id)) // it may have ended
-		}
-		return rows.Err()
+		return nil
 	},
 	// So that candidates race: each sees what was, and writes after others have written.
 	"network slow for all": func(ctx context.Context, w *world, d time.Duration) error {
@@ -211,7 +270,62 @@ var serverFaults = map[string]func(context.Context, *world, time.Duration) error
 	},
 }
 
-func pause(then syscall.Signal) func(context.Context, *world, *slot, time.Duration) error {
+const diskFull = "disk full"
+
+// fillDisk leaves no byte. Some servers give up then, and some wait for a minute before they look again; so it ends with
+// a crash.
+func fillDisk(ctx context.Context, w *world, d time.Duration) error {
+	path := filepath.Join(w.disk, "full")
+	file, err := os.Create(path) //nolint:gosec // a path of this program's own making
+	if err != nil {
+		return err
+	}
+	for block := make([]byte, 1<<16); err == nil && ctx.Err() == nil; {
+		_, err = file.Write(block)
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		return errors.Join(err, ctx.Err(), file.Close(), os.Remove(path))
+	}
+	sleep(ctx, d)
+	if err := errors.Join(file.Close(), os.Remove(path)); err != nil {
+		return err
+	}
+	if err := w.server.Kill(); err != nil {
+		return err
+	}
+	return w.server.Restart(context.WithoutCancel(ctx))
+}
+
+// killSessions kills the candidates' sessions.
+func (w *world) killSessions(ctx context.Context) error {
+	ids, err := w.sessions(ctx)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		_, _ = w.admin.ExecContext(ctx, fmt.Sprintf("KILL %d", id)) // it may have ended
+	}
+	return nil
+}
+
+// sessions are those of the candidates.
+func (w *world) sessions(ctx context.Context) (ids []int64, err error) {
+	rows, err := w.admin.QueryContext(ctx, `SELECT id FROM information_schema.processlist WHERE user = ?`, account)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }() // rows.Err says what matters
+	for rows.Next() {
+		var id int64
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	return ids, rows.Err()
+}
+
+func pause(then syscall.Signal) candidateFault {
 	return func(ctx context.Context, w *world, s *slot, d time.Duration) error {
 		s.signal(syscall.SIGSTOP)
 		sleep(ctx, w.timings.LeaseDuration/2+d)
@@ -220,7 +334,7 @@ func pause(then syscall.Signal) func(context.Context, *world, *slot, time.Durati
 	}
 }
 
-func broken(state network, drop bool) func(context.Context, *world, *slot, time.Duration) error {
+func broken(state network, drop bool) candidateFault {
 	return func(ctx context.Context, _ *world, s *slot, d time.Duration) error {
 		s.proxy.set(state, false)
 		sleep(ctx, d)
@@ -229,7 +343,7 @@ func broken(state network, drop bool) func(context.Context, *world, *slot, time.
 	}
 }
 
-func locked(query string) func(context.Context, *world, time.Duration) error {
+func locked(query string) serverFault {
 	return func(ctx context.Context, w *world, d time.Duration) error {
 		tx, err := w.admin.BeginTx(context.WithoutCancel(ctx), nil)
 		if err != nil {
@@ -263,80 +377,92 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
+// schedule decides what happens, by its seed and by nothing else.
+type schedule struct {
+	random          *rand.Rand
+	slots           int
+	timings         timings
+	candidateFaults map[string]candidateFault
+	serverFaults    map[string]serverFault
+}
+
 // round is one to four faults, at times that overlap, at most one of them the server's.
-func round(random *rand.Rand, slots int, t timings, candidateKinds, serverKinds []string) []injection {
+func (s *schedule) round() []injection {
 	var faults []injection
-	lease := int64(t.LeaseDuration)
-	for range 1 + random.IntN(3) {
+	lease := int64(s.timings.LeaseDuration)
+	fault := func(kinds []string, slot int) {
 		faults = append(faults, injection{
-			kind:  candidateKinds[random.IntN(len(candidateKinds))],
-			after: time.Duration(random.Int64N(lease)), duration: time.Duration(lease/8 + random.Int64N(lease*5/4)),
+			kind:  kinds[s.random.IntN(len(kinds))],
+			after: time.Duration(s.random.Int64N(lease)), duration: time.Duration(lease/8 + s.random.Int64N(lease*5/4)), slot: slot,
 		})
 	}
-	for i, slot := range random.Perm(slots)[:len(faults)] {
-		faults[i].slot = slot
+	if kinds := slices.Sorted(maps.Keys(s.candidateFaults)); len(kinds) > 0 {
+		for _, slot := range s.random.Perm(s.slots)[:1+s.random.IntN(min(3, s.slots))] {
+			fault(kinds, slot)
+		}
+		if s.random.IntN(3) != 0 {
+			faults[0].slot = theLeader
+		}
 	}
-	if random.IntN(3) != 0 {
-		faults[0].slot = theLeader
-	}
-	if random.IntN(2) == 0 {
-		faults = append(faults, injection{
-			kind:  serverKinds[random.IntN(len(serverKinds))],
-			after: time.Duration(random.Int64N(lease)), duration: time.Duration(lease/8 + random.Int64N(lease*5/4)), slot: theServer,
-		})
+	if kinds := slices.Sorted(maps.Keys(s.serverFaults)); len(kinds) > 0 && (len(faults) == 0 || s.random.IntN(2) == 0) {
+		fault(kinds, theServer)
 	}
 	return faults
 }
 
+// failure begins the name of a fault that could not be injected, or not be healed.
+const failure = "FAILED: "
+
 // inject does a round's faults, and returns when all of them are healed.
-func (w *world) inject(ctx context.Context, h *history, faults []injection) {
+func (w *world) inject(ctx context.Context, s *schedule) {
 	var all sync.WaitGroup
-	for _, f := range faults {
+	for _, f := range s.round() {
 		all.Go(func() {
 			sleep(ctx, f.after)
 			if ctx.Err() != nil {
 				return
 			}
 			who, what := "the server", f.kind
-			began := time.Now()
+			began := trueTime()
 			var err error
 			if f.slot == theServer {
-				err = serverFaults[f.kind](ctx, w, f.duration)
+				err = s.serverFaults[f.kind](ctx, w, f.duration)
 			} else {
-				s := w.slot(f.slot, h)
-				if !s.busy.TryLock() {
+				slot := w.slot(f.slot)
+				if !slot.busy.TryLock() {
 					return
 				}
-				defer s.busy.Unlock()
-				s.mu.Lock()
-				who = s.identity
-				s.mu.Unlock()
-				err = candidateFaults[f.kind](ctx, w, s, f.duration)
+				defer slot.busy.Unlock()
+				who = slot.who()
+				err = s.candidateFaults[f.kind](ctx, w, slot, f.duration)
 			}
 			if err != nil {
-				what = "FAILED: " + f.kind + ": " + err.Error()
+				what = failure + f.kind + ": " + err.Error()
 			}
-			h.add(event{Time: began, Kind: fault, Who: who, What: what, Duration: time.Since(began)})
+			w.heard.add(event{Time: began, Kind: fault, Who: who, What: what, Duration: trueTime().Sub(began)})
 		})
 	}
 	all.Wait()
 }
 
 // slot is that of a number, or the leader's.
-func (w *world) slot(number int, h *history) *slot {
+func (w *world) slot(number int) *slot {
 	if number != theLeader {
 		return w.slots[number]
 	}
-	leader, _ := h.since(time.Time{}, leads)
+	leader := w.heard.last(leads).Who
 	for _, s := range w.slots {
-		s.mu.Lock()
-		identity := s.identity
-		s.mu.Unlock()
-		if identity == leader.Who {
+		if s.who() == leader {
 			return s
 		}
 	}
 	return w.slots[0] // the leader's process has been replaced
+}
+
+func (s *slot) who() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.identity
 }
 
 // relaunch starts a candidate wherever none is.
@@ -351,24 +477,4 @@ func (w *world) relaunch() error {
 		}
 	}
 	return nil
-}
-
-// command starts a candidate in a process of its own.
-func command(o orders) (*exec.Cmd, io.ReadCloser, error) {
-	encoded, err := json.Marshal(o)
-	if err != nil {
-		return nil, nil, err
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return nil, nil, err
-	}
-	c := exec.CommandContext(context.Background(), self, "candidate")
-	c.Env = append(os.Environ(), ordersVariable+"="+string(encoded))
-	c.Stderr = os.Stderr
-	output, err := c.StdoutPipe()
-	if err != nil {
-		return nil, nil, err
-	}
-	return c, output, c.Start()
 }

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -12,15 +14,16 @@ type network struct {
 	refuse          bool          // no connections, and those that there are end
 	holdTo, holdFro bool          // what goes to the server, or comes from there, stays in the proxy
 	delay           time.Duration // of each packet, in each direction
+	loseAnswerTo    string        // the connection is cut when the server has answered a statement that begins so
 }
 
 // proxy is the network between one candidate and the server.
 type proxy struct {
 	listener net.Listener
-	target   string
 	working  sync.WaitGroup
 
 	mu          sync.Mutex
+	target      string
 	changed     *sync.Cond
 	state       network
 	connections map[net.Conn]bool
@@ -53,6 +56,17 @@ func (p *proxy) set(state network, drop bool) {
 	p.changed.Broadcast()
 }
 
+// lead makes the proxy lead to another server, and cuts what led to the one before.
+func (p *proxy) lead(target string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.target = target
+	for c := range p.connections {
+		_ = c.Close() // it may have ended
+	}
+	p.changed.Broadcast()
+}
+
 func (p *proxy) close() {
 	p.mu.Lock()
 	p.closed = true
@@ -78,26 +92,42 @@ func (p *proxy) accept() {
 func (p *proxy) connect(from net.Conn) {
 	defer func() { _ = from.Close() }() // it may have ended
 	p.mu.Lock()
-	refuse := p.state.refuse || p.closed
+	refuse, target := p.state.refuse || p.closed, p.target
 	p.mu.Unlock()
 	if refuse {
 		return
 	}
-	to, err := (&net.Dialer{Timeout: time.Second}).DialContext(context.Background(), "tcp", p.target)
+	to, err := (&net.Dialer{Timeout: time.Second}).DialContext(context.Background(), "tcp", target)
 	if err != nil {
 		return
 	}
 	defer func() { _ = to.Close() }() // it may have ended
 	p.mu.Lock()
-	if p.closed || p.state.refuse {
+	if p.closed || p.state.refuse || p.target != target {
 		p.mu.Unlock()
 		return
 	}
 	p.connections[from], p.connections[to] = true, true
 	p.mu.Unlock()
 	var both sync.WaitGroup
-	both.Go(func() { p.pump(to, from, func(n network) bool { return n.holdTo }) })
-	both.Go(func() { p.pump(from, to, func(n network) bool { return n.holdFro }) })
+	var doomed atomic.Bool // the next answer is lost, and the connection with it
+	both.Go(func() {
+		p.pump(to, from, func(n network, packet []byte) bool {
+			// A packet's head is four bytes, its command one: 3, a statement.
+			if n.loseAnswerTo != "" && len(packet) > 5 && packet[4] == 3 && bytes.HasPrefix(packet[5:], []byte(n.loseAnswerTo)) {
+				doomed.Store(true)
+			}
+			return n.holdTo
+		})
+	})
+	both.Go(func() {
+		p.pump(from, to, func(n network, _ []byte) bool {
+			if doomed.Load() {
+				_ = from.Close() // before anything is written to it
+			}
+			return n.holdFro
+		})
+	})
 	both.Wait()
 	p.mu.Lock()
 	delete(p.connections, from)
@@ -106,12 +136,12 @@ func (p *proxy) connect(from net.Conn) {
 }
 
 // pump passes packets on. One that is held when its connection ends is lost, and so is the news of that end.
-func (p *proxy) pump(to, from net.Conn, held func(network) bool) {
+func (p *proxy) pump(to, from net.Conn, held func(network, []byte) bool) {
 	buffer := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buffer)
 		p.mu.Lock()
-		for held(p.state) && !p.closed && p.connections[to] && p.connections[from] {
+		for held(p.state, buffer[:n]) && !p.closed && p.connections[to] && p.connections[from] {
 			p.changed.Wait()
 		}
 		delay := p.state.delay
