@@ -26,6 +26,7 @@ type settings struct {
 	timings                                timings
 	window, spread                         time.Duration
 	durability                             string
+	batch                                  bool
 	faults                                 bool
 	outage                                 time.Duration
 	seed                                   uint64
@@ -245,7 +246,7 @@ func (f *fleet) launch(ctx context.Context, process int, dsn string) error {
 	}()
 	return json.NewEncoder(w.stdin).Encode(orders{
 		DSN: dsn, Process: process, Processes: f.processes, Elections: f.elections, Candidates: f.candidates, Pool: f.pool,
-		Timings: f.timings, Spread: f.spread, Profiles: f.profiles,
+		Timings: f.timings, Spread: f.spread, Batch: f.batch, Profiles: f.profiles,
 	})
 }
 

@@ -38,6 +38,7 @@ type orders struct {
 	Elections, Candidates, Pool int
 	Timings                     timings
 	Spread                      time.Duration
+	Batch                       bool
 	Profiles                    string
 }
 
@@ -81,8 +82,9 @@ type figures struct {
 type worker struct {
 	orders
 
-	db  *sql.DB
-	say func(event)
+	db    *sql.DB
+	batch mysqllock.Batch
+	say   func(event)
 
 	renewals, polls               counters
 	timeouts, conflicts, failures atomic.Int64
@@ -171,10 +173,13 @@ func runWorker(commands io.Reader, events io.Writer) error {
 }
 
 // newLock is the lock of a candidate.
-func newLock(db *sql.DB, election, candidate int, t timings) (*mysqllock.Lock, error) {
-	return mysqllock.New(db, fmt.Sprintf("load/election-%05d", election),
-		resourcelock.ResourceLockConfig{Identity: fmt.Sprintf("candidate-%d", candidate)},
-		mysqllock.WithTimings(t.LeaseDuration, t.RenewDeadline, t.RetryPeriod))
+func (w *worker) newLock(election, candidate int) (*mysqllock.Lock, error) {
+	options := []mysqllock.Option{mysqllock.WithTimings(w.Timings.LeaseDuration, w.Timings.RenewDeadline, w.Timings.RetryPeriod)}
+	if w.Batch {
+		options = append(options, mysqllock.WithBatch(&w.batch))
+	}
+	return mysqllock.New(w.db, fmt.Sprintf("load/election-%05d", election),
+		resourcelock.ResourceLockConfig{Identity: fmt.Sprintf("candidate-%d", candidate)}, options...)
 }
 
 // compete runs a candidate until ctx ends.
@@ -184,7 +189,7 @@ func (w *worker) compete(ctx context.Context, election, candidate int) {
 		return
 	case <-time.After(rand.N(w.Spread)): //nolint:gosec // a pace, not a secret
 	}
-	lock, err := newLock(w.db, election, candidate, w.Timings)
+	lock, err := w.newLock(election, candidate)
 	if err != nil {
 		panic(err) // nothing of it comes from outside
 	}
