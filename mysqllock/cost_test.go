@@ -1,0 +1,121 @@
+package mysqllock_test
+
+import (
+	"database/sql"
+	"testing"
+
+	"github.com/go-sql-driver/mysql"
+
+	"github.com/mysqllock/go-leaderelection-mysql/internal/wire"
+)
+
+// operationCosts is what each operation costs through a pool of Open, and how
+// many round trips it makes through a user's own pool, whose driver prepares
+// each statement with parameters first. Statements and round trips are exact.
+// Bytes are at most these, of which a tenth is room for servers that say more.
+// A change that makes an operation cheaper changes its line; one that makes it
+// dearer needs a reason.
+var operationCosts = []struct {
+	operation  string
+	open       wire.Cost
+	roundTrips int // through a user's own pool
+}{
+	{"poll before there is a row", wire.Cost{Statements: 1, RoundTrips: 1, Sent: 614, Received: 1042}, 2},
+	{"create", wire.Cost{Statements: 4, RoundTrips: 4, Sent: 1944, Received: 319}, 8},
+	{"poll", wire.Cost{Statements: 1, RoundTrips: 1, Sent: 614, Received: 1164}, 2},
+	{"renewal", wire.Cost{Statements: 1, RoundTrips: 1, Sent: 802, Received: 57}, 2},
+	{"release", wire.Cost{Statements: 1, RoundTrips: 1, Sent: 736, Received: 57}, 2},
+	{"takeover", wire.Cost{Statements: 2, RoundTrips: 2, Sent: 1219, Received: 232}, 4},
+	{"lost renewal", wire.Cost{Statements: 2, RoundTrips: 2, Sent: 1416, Received: 1221}, 4},
+	{"first guard of a term", wire.Cost{Statements: 2, RoundTrips: 2, Sent: 231, Received: 579}, 3},
+	{"guard", wire.Cost{Statements: 1, RoundTrips: 1, Sent: 135, Received: 320}, 2},
+	{"Transact of nothing", wire.Cost{Statements: 10, RoundTrips: 10, Sent: 453, Received: 543}, 11},
+}
+
+func TestEachOperationSendsTheStatementsThatItNeedsAndNoOther(t *testing.T) {
+	for _, pool := range []struct {
+		name string
+		open func(testing.TB, *mysql.Config) *sql.DB
+	}{
+		{"Open", open},
+		{"a user's own pool", func(t testing.TB, config *mysql.Config) *sql.DB {
+			connector, err := mysql.NewConnector(config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			db := sql.OpenDB(connector)
+			t.Cleanup(func() { _ = db.Close() })
+			return db
+		}},
+	} {
+		t.Run(pool.name, func(t *testing.T) {
+			_, config := newTables(t)
+			var meter wire.Meter
+			config.DialFunc = meter.Dial
+			operations, err := wire.Measure(t.Context(), pool.open(t, config), &meter)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(operations) != len(operationCosts) {
+				t.Fatalf("%d operations, want the %d of operationCosts", len(operations), len(operationCosts))
+			}
+			for i, got := range operations {
+				c := operationCosts[i]
+				t.Logf("%s: %v", got.Name, got.Cost)
+				want := c.open
+				if pool.name != "Open" {
+					want.RoundTrips = c.roundTrips
+				}
+				if got.Name != c.operation || got.RoundTrips != want.RoundTrips || got.Statements != want.Statements {
+					t.Errorf("%s: %v, want for %s: %v", got.Name, got.Cost, c.operation, want)
+				}
+				if pool.name != "Open" {
+					continue // its bytes depend on the parameters of its DSN
+				}
+				if got.Sent > want.Sent || got.Received > want.Received {
+					t.Errorf("%s: %v, want at most %v", got.Name, got.Cost, want)
+				}
+				// Or the bounds would say nothing after a few improvements.
+				if got.Sent < want.Sent*3/4 || got.Received < want.Received*3/4 {
+					t.Errorf("%s: %v, far less than %v; lower the bounds", got.Name, got.Cost, want)
+				}
+			}
+		})
+	}
+}
+
+// Allocations are at most these, of which a tenth is room for other releases of
+// Go and for the race detector.
+func TestRenewalsAndPollsAllocateLittle(t *testing.T) {
+	ctx := t.Context()
+	db, _ := newTables(t)
+	leader, follower := newLock(t, db, wire.Election, wire.Candidate), newLock(t, db, wire.Election, wire.Follower)
+	if err := leader.Create(ctx, wire.Record(wire.Candidate)); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		operation string
+		most      float64
+		f         func() error
+	}{
+		{"poll", 84, func() error { _, _, err := follower.Get(ctx); return err }},
+		{"renewal", 36, func() error { return leader.Update(ctx, wire.Record(wire.Candidate)) }},
+	} {
+		var failed error
+		allocations := testing.AllocsPerRun(100, func() {
+			if err := c.f(); err != nil {
+				failed = err
+			}
+		})
+		if failed != nil {
+			t.Fatal(failed)
+		}
+		t.Logf("%s: %.0f allocations", c.operation, allocations)
+		if allocations > c.most {
+			t.Errorf("%s: %.0f allocations, want at most %.0f", c.operation, allocations, c.most)
+		}
+		if allocations < c.most*3/4 {
+			t.Errorf("%s: %.0f allocations, far less than %.0f; lower the bound", c.operation, allocations, c.most)
+		}
+	}
+}
