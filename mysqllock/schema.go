@@ -109,9 +109,9 @@ func migrate(ctx context.Context, db *sql.DB, database string) error {
 	// A statement that ctx abandons goes on waiting at the server, and nobody
 	// may use the tables that it waits for: for a year by default. With this it
 	// gives up, and Migrate tries again as long as ctx lives. The session is
-	// discarded afterwards, not to come back to the pool with another setting.
+	// discarded afterwards, not to come back to the pool with other settings.
 	defer discard(conn)
-	if _, err := conn.ExecContext(ctx, shortWaitSQL); err != nil {
+	if _, err := conn.ExecContext(ctx, migrateSessionSQL); err != nil {
 		return err
 	}
 	if old != nil {
@@ -219,8 +219,9 @@ type queryer interface {
 }
 
 const (
-	// shortWaitSQL bounds how long the session's statements wait for a table.
-	shortWaitSQL = `SET SESSION lock_wait_timeout = 1`
+	// migrateSessionSQL bounds how long the session's statements wait for a
+	// table, and lifts what would refuse them or hide rows from them.
+	migrateSessionSQL = `SET SESSION lock_wait_timeout = 1, sql_safe_updates = 0, sql_select_limit = 18446744073709551615`
 
 	// tableSQL: parameters (database, table); a row if it exists.
 	tableSQL = `SELECT COALESCE(ENGINE, TABLE_TYPE) FROM information_schema.TABLES WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ?`
