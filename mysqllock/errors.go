@@ -82,7 +82,7 @@ func wrap(op, election string, err error, db *sql.DB) error {
 	if err == nil || errors.As(err, &done) {
 		return err
 	}
-	return &opError{op: op, election: election, cause: err, advice: advice(err, db)}
+	return &opError{op: op, election: election, cause: err, advice: advice(op, err, db)}
 }
 
 // Server error numbers that a person can act upon, or that this package reads.
@@ -115,7 +115,7 @@ const (
 )
 
 // advice tells what a person can do about err; empty where there is nothing.
-func advice(err error, db *sql.DB) string {
+func advice(op string, err error, db *sql.DB) string {
 	switch number(err) {
 	case errNoSuchTable, errUnknownColumn:
 		return "run mysqllock.Migrate, or apply mysqllock.Schema, in the database that the connection or WithDatabase names"
@@ -147,8 +147,12 @@ func advice(err error, db *sql.DB) string {
 		return "name the server as its certificate does (MYSQL_TLS_SERVER_NAME)"
 	case errors.Is(err, context.DeadlineExceeded) && db != nil:
 		s := db.Stats()
-		return fmt.Sprintf("the outcome is unknown; the pool has %d connections open (limit %d, 0 is none), %d in use, and was waited for %d times",
+		pool := fmt.Sprintf("the pool has %d connections open (limit %d, 0 is none), %d in use, and was waited for %d times",
 			s.OpenConnections, s.MaxOpenConnections, s.InUse, s.WaitCount)
+		if op == "transact" {
+			return pool // ErrOutcomeUnknown says it where it is so
+		}
+		return "the outcome is unknown; " + pool
 	case errors.Is(err, driver.ErrBadConn):
 		return "the connection broke again and again, or the server is read-only: check that it runs and is the primary"
 	}

@@ -6,8 +6,11 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/go-sql-driver/mysql"
+
+	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
 // hasServerError tells whether err is the server's error of that number.
@@ -107,4 +110,23 @@ func TestATransactWithAStaleSnapshotCommitsNothingAndMayBeTriedAgain(t *testing.
 	}
 	wantLedger(t, db, "entry")
 	wantSessionsAsFound(t, work)
+}
+
+// Before the COMMIT is sent, nothing can have been committed.
+func TestATransactThatRunsOutOfTimeBeforeItsCommitDoesNotCallItsOutcomeUnknown(t *testing.T) {
+	t.Parallel()
+	db, config := newTables(t)
+	work := newLedger(t, config)
+	leader := newLock(t, db, "e", "a")
+	takeOver(t, leader)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	err := leader.Transact(ctx, work, nil, func(ctx context.Context, tx *sql.Tx) error {
+		<-ctx.Done()
+		return nil
+	})
+	if !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, mysqllock.ErrOutcomeUnknown) || strings.Contains(err.Error(), "unknown") {
+		t.Errorf("error %v", err)
+	}
+	wantLedger(t, work)
 }
