@@ -1256,7 +1256,7 @@ func TestFollowersOfAGuardedTermNeitherQueueNorWaitLong(t *testing.T) {
 
 func followersOfAGuardedTerm(c *contest) hazardResult {
 	const n = 5
-	gone := newLock(c, c.db, c.election, "gone")
+	gone := newLock(c, c.db, c.election, "gone", mysqllock.WithOperationTimeout(5*time.Second)) // its own pace doesn't matter
 	ofTwoSeconds := record("gone")
 	ofTwoSeconds.LeaseDurationSeconds = 2
 	if err := gone.Create(c.Context(), ofTwoSeconds); err != nil {
