@@ -357,6 +357,18 @@ func (r *contender) mustEnd(c *contest) {
 	}
 }
 
+// receive waits for what a network tells. A leader that lost its lease, as the
+// machine was busy, sends no more renewals.
+func receive[T any](c *contest, what string, from <-chan T) (told T) {
+	c.Helper()
+	select {
+	case told = <-from:
+	case <-time.After(20 * time.Second):
+		c.Fatalf("not within 20s: %s", what)
+	}
+	return told
+}
+
 // mustRenew waits for n renewals, or whatever Update succeeds.
 func (r *contender) mustRenew(c *contest, n int) {
 	c.Helper()
@@ -704,7 +716,7 @@ func releaseWhenCancelled(c *contest) hazardResult {
 	leader.mustLead(c, 20*time.Second)
 	followers := c.follow(3)
 	arm()
-	<-cut
+	receive(c, "the leader's next renewal", cut)
 	// The moment matters: the later the elector begins to release, the longer
 	// beyond its lease it is at it.
 	<-time.After(c.pace.renewDeadline - 300*time.Millisecond)
@@ -956,7 +968,7 @@ func rowMadeAgain(c *contest) hazardResult {
 		before, _ = deposed.Interface.(*mysqllock.Lock).FencingToken()
 	}
 	arm()
-	<-cutOff // or it would notice, and make the row again itself
+	receive(c, "the leader's next renewal", cutOff) // or it would notice, and make the row again itself
 	exec(c, c.db, `DELETE FROM election_records WHERE election_name = ?`, c.election)
 	follower.mustLead(c, 20*time.Second)
 	attempts, committed := 0, 0
@@ -1415,7 +1427,7 @@ func outage(c *contest) hazardResult {
 	leader.mustLead(c, 20*time.Second)
 	follower := c.follow(1)[0]
 	arm()
-	outage := time.After(time.Until((<-begun).Add(c.pace.lease / 3)))
+	outage := time.After(time.Until(receive(c, "the leader's next renewal", begun).Add(c.pace.lease / 3)))
 	before := len(leader.succeeded())
 	<-outage
 	if n := len(leader.succeeded()); n != before {

@@ -187,7 +187,12 @@ func TestATakeoverThatWaitsForAGuardDoesNotHoldRenewalsUp(t *testing.T) {
 	follower := newLock(t, open(t, through), "e", "waits for the guard", mysqllock.WithOperationTimeout(time.Minute))
 	result := make(chan error, 1)
 	go func() { result <- tryTakeOver(t.Context(), follower) }()
-	tx := <-guarded
+	var tx *sql.Tx
+	select {
+	case tx = <-guarded:
+	case err := <-result:
+		t.Fatalf("the takeover never came to its statement: %v", err)
+	}
 	eventually(t, 30*time.Second, "the takeover waits", func() bool {
 		var waiting int
 		err := db.QueryRowContext(t.Context(), `SELECT COUNT(*) FROM information_schema.INNODB_TRX WHERE trx_state = 'LOCK WAIT' AND trx_query LIKE CONCAT('%STRAIGHT_JOIN%', ?, '%')`, follower.Identity()).Scan(&waiting)
