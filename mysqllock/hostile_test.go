@@ -110,10 +110,12 @@ func testUnsafeQuoting(t *testing.T, admin, db *sql.DB, config *mysql.Config, ch
 		t.Errorf("Transact of a stale leader: %v", err)
 	}
 
-	for _, database := range []string{prefix + "`", prefix + "'", prefix + `"`, prefix + `\`} {
-		_, err := mysqllock.GetElection(t.Context(), db, "victim", mysqllock.WithDatabase(database))
+	// A database's name is in the statement, and what is outside of its quotes
+	// then must not be SQL.
+	for _, sql := range []string{"`", "'", `"`, `\`, ".", " ", "-", "(", "@", "*"} {
+		_, err := mysqllock.GetElection(t.Context(), db, "victim", mysqllock.WithDatabase("a"+sql+prefix))
 		if err == nil || !strings.Contains(err.Error(), "beside characters beyond ASCII") {
-			t.Errorf("the database %q: %v", database, err)
+			t.Errorf("a database with %q: %v", sql, err)
 		}
 	}
 	mustSucceed(t, "a renewal", update(t.Context(), victim, record("victim")))

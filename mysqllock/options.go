@@ -159,16 +159,17 @@ func WithOperationTimeout(d time.Duration) Option {
 
 // WithDatabase names the database (MySQL's "schema") that holds the tables
 // election_records and election_fences. Default: the connection's own. A name
-// beyond ASCII must have no quote and no backslash.
+// beyond ASCII must have, of ASCII, only letters, digits and "_".
 func WithDatabase(name string) Option {
 	return func(o *options) error {
 		if err := validateName("WithDatabase", name, 64); err != nil {
 			return err
 		}
-		if !isASCII(name) && strings.ContainsAny(name, "`'\"\\") {
-			// It is part of the statements, and in gbk or sjis a part of such a
-			// character may swallow what quotes the next one.
-			return fmt.Errorf("WithDatabase %q has a quote or a backslash beside characters beyond ASCII, which is not safe in every character set; rename the database", name)
+		if !isASCII(name) && strings.ContainsFunc(name, isPunctuation) {
+			// It is part of the statements, and in sjis or gbk a part of such a
+			// character may swallow the backtick before or after the next one. Then
+			// the name stands outside of its quotes: it must not be SQL.
+			return fmt.Errorf("WithDatabase %q has punctuation or spaces beside characters beyond ASCII, which is not safe in every character set; rename the database", name)
 		}
 		o.database = name
 		return nil
@@ -215,6 +216,11 @@ func validateName(field, name string, limit int) error {
 		return fmt.Errorf("%s %q begins or ends with a space; remove it", field, name)
 	}
 	return nil
+}
+
+// isPunctuation tells what of ASCII could be SQL outside of quotes.
+func isPunctuation(r rune) bool {
+	return r <= unicode.MaxASCII && !unicode.IsLetter(r) && !unicode.IsDigit(r) && r != '_'
 }
 
 // isASCII tells whether s means the same in every character set that a
