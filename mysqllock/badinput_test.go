@@ -500,10 +500,10 @@ func testRefusedConnections(t *testing.T, _ *sql.DB, r *refusals) {
 	config = r.config.Clone()
 	config.Passwd = "wrong password"
 	r.each(t, "wrong password", open(t, config), 1045, `mysqllock: {op} "e": Error 1045 (28000): Access denied for user '`+config.User+`'@'...' (using password: YES); `+
-		`check the user and its password (MYSQL_USER, MYSQL_PASSWORD)`)
+		`check the user and its password (MYSQL_USER, MYSQL_PASSWORD), and whether the account requires TLS (MYSQL_TLS) or a certificate (MYSQL_TLS_CERT)`)
 	config.Passwd = ""
 	r.each(t, "no password", open(t, config), 1045, `mysqllock: {op} "e": Error 1045 (28000): Access denied for user '`+config.User+`'@'...' (using password: NO); `+
-		`check the user and its password (MYSQL_USER, MYSQL_PASSWORD)`)
+		`check the user and its password (MYSQL_USER, MYSQL_PASSWORD), and whether the account requires TLS (MYSQL_TLS) or a certificate (MYSQL_TLS_CERT)`)
 
 	config = r.config.Clone()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

@@ -757,7 +757,7 @@ func (s *realServer) testClientCertificate(t *testing.T) {
 		t.Errorf("with a certificate: cipher %q, error %v", cipher, err)
 	}
 	_, err = connect(t, base)
-	want := `mysqllock: get "e": Error 1045 (28000): Access denied for user 'certified'@'...' (using password: YES); check the user and its password (MYSQL_USER, MYSQL_PASSWORD)`
+	want := `mysqllock: get "e": Error 1045 (28000): Access denied for user 'certified'@'...' (using password: YES); check the user and its password (MYSQL_USER, MYSQL_PASSWORD), and whether the account requires TLS (MYSQL_TLS) or a certificate (MYSQL_TLS_CERT)`
 	if err == nil || err.Error() != want {
 		t.Errorf("without one:\ngot  %v\nwant %s", err, want)
 	}

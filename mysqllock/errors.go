@@ -122,9 +122,12 @@ func advice(op string, err error, db *sql.DB) string {
 	case errUnknownDatabase, errNoDatabaseSelected:
 		return "create the database and name it in the DSN (MYSQL_DBNAME) or by WithDatabase"
 	case errTableDenied, errColumnDenied, errDatabaseDenied:
+		if op == "guard" || op == "transact" {
+			return "the transaction's account needs SELECT and UPDATE on election_fences: GRANT them"
+		}
 		return "the lock needs SELECT, INSERT and UPDATE on election_records and election_fences: GRANT them (Migrate also needs CREATE, and to upgrade an old table ALTER, DELETE, DROP and LOCK TABLES)"
 	case errAccessDenied:
-		return "check the user and its password (MYSQL_USER, MYSQL_PASSWORD)"
+		return "check the user and its password (MYSQL_USER, MYSQL_PASSWORD), and whether the account requires TLS (MYSQL_TLS) or a certificate (MYSQL_TLS_CERT)"
 	case errOptionPreventsWrite, errReadOnlyTransaction, errReadOnlyMode:
 		return "this server is read-only, probably a replica or a demoted primary: connect to the primary"
 	case errLockWaitTimeout, errDeadlock, errLockNowait:

@@ -13,6 +13,9 @@ import (
 // of DescribeTable.
 var RecordsTable, FencesTable = recordsTable.text(), fencesTable.text()
 
+// CertifiedGuardSQL is the guard of clusters, with the table's name as %s.
+var CertifiedGuardSQL = strings.Replace(certifiedGuardSQL, "{fences}", "%s", 1)
+
 // DescribeTable is a table's definition as Migrate sees it, as text.
 func DescribeTable(ctx context.Context, db *sql.DB, database, name string) (string, error) {
 	t, err := describe(ctx, db, database, name)
