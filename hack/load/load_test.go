@@ -42,8 +42,8 @@ func TestElectionsKeepTheirLeadersUnderFaults(t *testing.T) {
 				w.Renewals.count(), w.Polls.count(), w.CPU, w.Heap, w.Goroutines)
 		}
 	}
-	if len(r.outages) == 0 {
-		t.Error("no fault was injected")
+	if len(r.outages) == 0 || r.led != s.elections {
+		t.Errorf("%d faults were injected, %d of %d elections had a leader", len(r.outages), r.led, s.elections)
 	}
 	var b strings.Builder
 	if err := report(&b, nil, []*result{r}); err != nil {

@@ -54,8 +54,8 @@ func main() {
 			for _, s.processes = range processes {
 				for _, s.elections = range elections {
 					r, err := run(ctx, s)
-					if err != nil {
-						return err
+					if err != nil { // what the others found is worth having
+						return errors.Join(err, report(os.Stdout, os.Args[1:], results))
 					}
 					results = append(results, r)
 				}

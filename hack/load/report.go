@@ -13,6 +13,9 @@ import (
 // report prints the results as Markdown.
 func report(out io.Writer, arguments []string, results []*result) error {
 	var b strings.Builder
+	if len(results) == 0 {
+		return nil
+	}
 	first := results[0]
 	fmt.Fprintf(&b, "`hack/load.sh %s`, %s\n\n", strings.Join(arguments, " "), time.Now().UTC().Format(time.DateOnly))
 	fmt.Fprintf(&b, "%s, `%s`; %s, shared by server and processes. %d candidates in each election; LeaseDuration %v, RenewDeadline %v, RetryPeriod %v; "+
@@ -59,7 +62,7 @@ func report(out io.Writer, arguments []string, results []*result) error {
 			float64(w.Heap)/all/1e3, float64(w.Stack)/all/1e3, float64(w.Goroutines)/all,
 			w.connections, float64(w.status["Connections"])/seconds, float64(w.status["Questions"])/seconds, float64(w.status["Innodb_data_fsyncs"])/seconds,
 			float64(w.PoolWaits)/seconds, short(time.Duration(float64(w.PoolWait)/max(float64(w.PoolWaits), 1))),
-			short(r.started), short(r.stopped), float64(w.serverMemory)/1e6)
+			ledAfter(r.result), short(r.stopped), float64(w.serverMemory)/1e6)
 	}
 
 	for _, r := range results {
@@ -94,6 +97,13 @@ func cost(r *result, w *window) float64 {
 
 func perElection(cpu time.Duration, r *result, w *window) time.Duration {
 	return time.Duration(float64(cpu) / w.Duration.Seconds() / float64(r.elections)).Round(time.Microsecond)
+}
+
+func ledAfter(r *result) string {
+	if r.led < r.elections {
+		return fmt.Sprintf("%d of them after %v", r.led, short(r.started))
+	}
+	return short(r.started).String()
 }
 
 // short is d with three digits.
