@@ -3,6 +3,7 @@
 #
 #	hack/chaos.sh                           a minute
 #	hack/chaos.sh -duration 10m -seed 7     ten minutes by this schedule of faults
+#	hack/chaos.sh -servers pair             a primary and a replica, which is promoted now and then; galera: three nodes
 #	hack/chaos.sh -break guard -stop        with a rule of the lock broken: the checker must notice
 #	hack/chaos.sh -help
 #
@@ -21,17 +22,30 @@ trap 'rm -rf "$temporary"' EXIT
 say "compiles the harness (client-go is large: some minutes the first time)"
 (cd hack && go build -o "$temporary/chaos" ./chaos)
 
+servers=single
+previous=
+for argument; do
+	case $previous/$argument in
+	*/-servers=* | */--servers=*) servers=${argument#*=} ;;
+	-servers/* | --servers/*) servers=$argument ;;
+	esac
+	previous=$argument
+done
+if [ "$servers" = galera ]; then
+	MYSQLLOCK_TEST_GALERA=${MYSQLLOCK_TEST_GALERA:-$(hack/servers/get.sh galera)}
+	export MYSQLLOCK_TEST_GALERA
+fi
+
 # The server's disk is filled up by a fault, so it gets a small one of its own, in memory, in a name space of this run: it
 # vanishes with the last process in it, however that ends.
 disk=$temporary/disk
 mkdir "$disk"
 own=()
-if [ "$(uname -s)" = Linux ] && have unshare; then
+if [ "$servers" = single ] && [ "$(uname -s)" = Linux ] && have unshare; then
 	if [ "$(id -u)" = 0 ]; then own=(unshare --mount); else own=(unshare --mount --map-root-user); fi
 	"${own[@]}" mount -t tmpfs -o size=600m chaos "$disk" 2>/dev/null || own=()
 fi
 if [ ${#own[@]} -eq 0 ]; then
-	say "no small disk can be mounted here, so none is filled up"
 	"$temporary/chaos" "$@"
 	exit
 fi

@@ -20,7 +20,8 @@ import (
 //   - The ledger has every entry that was acknowledged (but for what a promotion lost), no entry that was refused or failed,
 //     none twice, and all in the order of the terms: no entry of a term after one of the next, whoever was paused.
 //   - What clients of raw operations were told is linearizable.
-//   - A leader works within a lease, two retries and what is under way, whenever all is healed.
+//   - A leader works within a lease, two retries and what is under way, whenever all is healed. On a machine that starves
+//     its processes, each time that a process could not run costs it that time, an operation and a retry.
 //   - Candidates end when asked to, by no fault of their own, with no goroutine, session or busy pool left, having heard of
 //     the server until the end.
 
@@ -45,6 +46,7 @@ type verdict struct {
 	failed     int
 	excused    int           // overlaps of leaders that were paused or starved
 	longest    time.Duration // of them
+	late       int           // recoveries that took longer, as the machine starved the candidates
 	promoted   int           // overlaps and entries that a promotion lost
 	stale      int           // unfenced writes of a leader after those of the next
 	elections  int           // whose raw operations were found linearizable
@@ -117,6 +119,18 @@ func recoveryTime(t timings) time.Duration {
 	return t.LeaseDuration + 2*t.RetryPeriod*22/10 + 2*t.operation() + time.Second
 }
 
+// starvation is the time that the candidate which was starved most lost by that.
+func starvation(events []event, from, to time.Time, t timings) (most time.Duration) {
+	cost := map[string]time.Duration{}
+	for _, e := range events {
+		if e.Kind == stalled && e.Time.After(from) && e.Time.Before(to) {
+			cost[e.Who] += e.Duration + t.operation() + t.RetryPeriod*22/10
+			most = max(most, cost[e.Who])
+		}
+	}
+	return most
+}
+
 // endings checks how candidates ended and how long everything took to recover.
 func (v *verdict) endings(events []event, t timings) {
 	calm := false
@@ -145,8 +159,13 @@ func (v *verdict) endings(events []event, t timings) {
 				v.add(e.Time, nil, "a fault could not be injected, or healed: %s", e.What)
 			}
 		case recovery:
-			if e.Duration > recoveryTime(t) {
-				v.add(e.Time, nil, "nothing was posted for %v after the last fault, more than %v", e.Duration, recoveryTime(t))
+			since := e.Time.Add(-e.Duration)
+			starved := starvation(events, since, e.Time, t)
+			switch {
+			case e.Duration > recoveryTime(t)+starved:
+				v.add(since, nil, "nothing was posted for %v after the last fault, more than %v and %v for starvation", e.Duration, recoveryTime(t), starved)
+			case e.Duration > recoveryTime(t):
+				v.late++
 			}
 		}
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"flag"
 	"fmt"
@@ -17,9 +16,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
-	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
 
 // errViolated says that the checker found something.
@@ -39,6 +35,7 @@ func main() {
 	flag.DurationVar(&r.duration, "duration", time.Minute, "for how long faults are injected")
 	flag.IntVar(&r.candidates, "candidates", 5, "how many compete")
 	flag.StringVar(&profile, "timings", "tight", "of the electors: tight (3 s, 2 s, 300 ms), or default, which are client-go's")
+	flag.StringVar(&r.servers, "servers", single, "single, pair (primary and replica) or galera (three nodes)")
 	flag.StringVar(&r.lock, "lock", ours, "ours, or reference: LeaseLock's semantics on the same table")
 	flag.StringVar(&r.broken, "break", "", "cas, guard or release: a rule of the lock that is broken")
 	flag.BoolVar(&r.stop, "stop", false, "end at the first violation")
@@ -56,6 +53,9 @@ func main() {
 		if !slices.Contains([]string{ours, reference}, r.lock) || !slices.Contains([]string{"", breakCAS, breakGuard, breakRelease}, r.broken) {
 			return errors.New("-lock is ours or reference, -break is cas, guard or release; see -help")
 		}
+		if !slices.Contains([]string{single, pair, galera}, r.servers) || r.disk != "" && r.servers != single {
+			return errors.New("-servers is single, pair or galera, and -disk is for a single one; see -help")
+		}
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
 		return r.run(ctx)
@@ -72,77 +72,57 @@ type run struct {
 	duration   time.Duration
 	candidates int
 	timings    timings
+	servers    string
 	lock       string
 	broken     string
 	stop       bool
 	disk       string
 	only       *regexp.Regexp
 
+	results string // the folder for a history
+	clocks  bool   // they can be bent
 	history history
 	world   world
 	known   map[string]bool // elections whose raw operations were found linearizable
 }
 
-// account is the candidates' own, which may do no more than they need: one that may do more could write to a server that
-// is read-only.
-const account = "chaos"
-
 func (r *run) run(ctx context.Context) (err error) {
+	r.results = os.TempDir()
 	if r.disk != "" {
 		if err := os.Setenv("TMPDIR", r.disk); err != nil { // where the server's folder is made
 			return err
 		}
 	}
-	// So that a server that comes back has to read everything anew.
-	server, err := mysqltest.Start(ctx, mysqltest.Options{Args: []string{"--innodb-buffer-pool-load-at-startup=0", "--innodb-buffer-pool-dump-at-shutdown=0"}})
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, server.Close()) }()
-	name, err := server.CreateDatabase(ctx)
-	if err != nil {
-		return err
-	}
-	config := server.Config()
-	config.DBName = name
-	// A frozen server must not freeze the nemesis.
-	config.Timeout, config.ReadTimeout, config.WriteTimeout = 5*time.Second, time.Minute, time.Minute
-	admin, err := mysqllock.Open(config)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = admin.Close() }() // nothing to lose
-	if err := mysqllock.Migrate(ctx, admin); err != nil {
-		return err
-	}
-	password := rand.Text()
-	for _, statement := range append(slices.Clone(tables),
-		"CREATE USER "+account+"@'%' IDENTIFIED BY '"+password+"'",
-		"GRANT SELECT, INSERT, UPDATE ON "+name+".* TO "+account+"@'%'",
-	) {
-		if _, err := admin.ExecContext(ctx, statement); err != nil {
-			return err
-		}
-	}
 	r.known = map[string]bool{}
-	r.world = world{server: server, admin: admin, timings: r.timings, disk: r.disk, heard: &r.history}
+	r.world = world{timings: r.timings, disk: r.disk, heard: &r.history}
+	site := &r.world.site
+	defer func() { err = errors.Join(err, site.close()) }()
+	if err := site.open(ctx, r.servers); err != nil {
+		return err
+	}
 	count := &atomic.Int64{}
 	for i := range r.candidates {
-		p, err := newProxy(config.Addr)
+		p, err := newProxy(site.nodes[i%len(site.nodes)].server.Config().Addr)
 		if err != nil {
 			return err
 		}
 		defer p.close()
-		theirs := config.Clone()
-		theirs.User, theirs.Passwd, theirs.Addr = account, password, p.address()
-		theirs.Timeout, theirs.ReadTimeout, theirs.WriteTimeout = 2*time.Second, 0, 0
 		r.world.slots = append(r.world.slots, &slot{
 			name: string(rune('a' + i)), proxy: p, heard: &r.history, count: count,
-			orders: orders{DSN: theirs.FormatDSN(), Lock: r.lock, Break: r.broken, Timings: r.timings, Raw: r.lock == ours},
+			// Of servers that lose commits, or answer differently, no order explains all answers.
+			orders: orders{DSN: site.config(p.address()).FormatDSN(), Lock: r.lock, Break: r.broken, Timings: r.timings, Raw: r.lock == ours && r.servers == single},
 		})
 	}
-	fmt.Printf("%s, %d candidates, leases of %v, lock %s%s, seed %d\n", server.Version(), r.candidates, r.timings.LeaseDuration,
+	fmt.Printf("%s, %d candidates, leases of %v, lock %s%s, seed %d\n", site, r.candidates, r.timings.LeaseDuration,
 		r.lock, strings.TrimSuffix(" without "+r.broken, " without "), r.seed)
+	if err := clocksBend(); err != nil {
+		fmt.Println("no clock is bent, as that is not possible here:", err)
+	} else {
+		r.clocks = true
+	}
+	if r.disk == "" {
+		fmt.Println("no disk is filled, as no small one was given by -disk")
+	}
 	began := trueTime()
 	rounds, err := r.torment(ctx)
 	if err != nil {
@@ -161,14 +141,16 @@ func (r *run) schedule() *schedule {
 		random: mathrand.New(mathrand.NewPCG(r.seed, r.seed)), slots: r.candidates, timings: r.timings, //nolint:gosec // it replays
 		candidateFaults: maps.Clone(candidateFaults), serverFaults: maps.Clone(serverFaults),
 	}
-	if err := clocksBend(); err != nil {
-		fmt.Println("no clock is bent, as that is not possible here:", err)
-	} else {
+	if r.clocks {
 		maps.Copy(s.candidateFaults, clockFaults)
 	}
-	if r.disk == "" {
-		fmt.Println("no disk is filled, as no small one was given by -disk")
-	} else {
+	switch r.servers {
+	case pair:
+		maps.Copy(s.serverFaults, pairFaults)
+	case galera:
+		maps.Copy(s.serverFaults, galeraFaults)
+	}
+	if r.disk != "" {
 		s.serverFaults[diskFull] = fillDisk
 	}
 	if r.only != nil {
@@ -235,11 +217,16 @@ func (r *run) recover(ctx context.Context) {
 
 // check reads the ledgers and holds them against the history.
 func (r *run) check(ctx context.Context) (*verdict, error) {
-	ledger, err := readLedger(ctx, r.world.admin, `SELECT token, who, seq FROM ledger ORDER BY id`)
+	ctx = context.WithoutCancel(ctx)
+	if err := r.world.site.whole(ctx); err != nil {
+		return nil, err
+	}
+	admin := r.world.site.nodes[0].admin
+	ledger, err := readLedger(ctx, admin, `SELECT token, who, seq FROM ledger ORDER BY id`)
 	if err != nil {
 		return nil, err
 	}
-	unfenced, err := readLedger(ctx, r.world.admin, `SELECT token, who, 0 FROM unfenced ORDER BY id`)
+	unfenced, err := readLedger(ctx, admin, `SELECT token, who, 0 FROM unfenced ORDER BY id`)
 	if err != nil {
 		return nil, err
 	}
@@ -251,21 +238,8 @@ func (r *run) check(ctx context.Context) (*verdict, error) {
 	return v, nil
 }
 
-// sessionsLeft waits until the server has dropped the candidates' sessions.
-func (r *run) sessionsLeft(ctx context.Context) (n int, err error) {
-	for end := trueTime().Add(10 * time.Second); trueTime().Before(end); sleep(ctx, 100*time.Millisecond) {
-		var ids []int64
-		ids, err = r.world.sessions(ctx)
-		n = len(ids)
-		if err == nil && n == 0 {
-			break
-		}
-	}
-	return n, err
-}
-
 func (r *run) report(ctx context.Context, v *verdict, rounds int, took time.Duration) error {
-	left, err := r.sessionsLeft(context.WithoutCancel(ctx))
+	left, err := r.world.site.sessionsLeft(context.WithoutCancel(ctx))
 	if err != nil {
 		return err
 	}
@@ -290,6 +264,9 @@ func (r *run) report(ctx context.Context, v *verdict, rounds int, took time.Dura
 	fmt.Printf("%d raw operations, linearizable in %d elections\n", v.operations, len(r.known))
 	fmt.Printf("a leader worked at most %v after everything was healed; %d overlaps of leaders that had been stopped, starved or slow, of %v at most\n",
 		slowest.Truncate(time.Millisecond), v.excused, v.longest.Truncate(time.Millisecond))
+	if v.late > 0 {
+		fmt.Printf("%d times it worked later than it should, as the machine had starved the candidates\n", v.late)
+	}
 	if v.promoted > 0 {
 		fmt.Printf("promotions lost %d takeovers and entries\n", v.promoted)
 	}
@@ -297,7 +274,7 @@ func (r *run) report(ctx context.Context, v *verdict, rounds int, took time.Dura
 		fmt.Println("0 violations")
 		return nil
 	}
-	path := filepath.Join(os.TempDir(), fmt.Sprintf("chaos-%s%s-%d.jsonl", r.lock, r.broken, r.seed))
+	path := filepath.Join(r.results, fmt.Sprintf("chaos-%s%s-%d.jsonl", r.lock, r.broken, r.seed))
 	if err := r.history.save(path); err != nil {
 		return err
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,8 +17,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
 
 // slot is where candidates run, one after the other, each with an identity of its own.
@@ -152,8 +149,7 @@ type injection struct {
 // world is what the nemesis can break.
 type world struct {
 	slots   []*slot
-	server  *mysqltest.Server
-	admin   *sql.DB
+	site    site
 	timings timings
 	disk    string // the folder of a small file system in which the server is; "" if it is in a large one
 	heard   *history
@@ -217,25 +213,28 @@ func bent(o clockOrder) candidateFault {
 
 var serverFaults = map[string]serverFault{
 	"server kill -9 and restart": func(ctx context.Context, w *world, d time.Duration) error {
-		if err := w.server.Kill(); err != nil {
+		server := w.site.node(d).server
+		if err := server.Kill(); err != nil {
 			return err
 		}
 		sleep(ctx, d/4)
-		return w.server.Restart(context.WithoutCancel(ctx))
+		return server.Restart(context.WithoutCancel(ctx))
 	},
 	"server restart in good order": func(ctx context.Context, w *world, d time.Duration) error {
-		if err := w.server.Stop(); err != nil {
+		server := w.site.node(d).server
+		if err := server.Stop(); err != nil {
 			return err
 		}
 		sleep(ctx, d/4)
-		return w.server.Restart(context.WithoutCancel(ctx))
+		return server.Restart(context.WithoutCancel(ctx))
 	},
 	"server frozen": func(ctx context.Context, w *world, d time.Duration) error {
-		if err := w.server.Pause(); err != nil {
+		server := w.site.node(d).server
+		if err := server.Pause(); err != nil {
 			return err
 		}
 		sleep(ctx, d)
-		return w.server.Resume()
+		return server.Resume()
 	},
 	"all sessions killed": func(ctx context.Context, w *world, _ time.Duration) error { return w.killSessions(ctx) },
 	"sessions killed again and again": func(ctx context.Context, w *world, d time.Duration) error {
@@ -290,39 +289,25 @@ func fillDisk(ctx context.Context, w *world, d time.Duration) error {
 	if err := errors.Join(file.Close(), os.Remove(path)); err != nil {
 		return err
 	}
-	if err := w.server.Kill(); err != nil {
+	server := w.site.node(d).server
+	if err := server.Kill(); err != nil {
 		return err
 	}
-	return w.server.Restart(context.WithoutCancel(ctx))
+	return server.Restart(context.WithoutCancel(ctx))
 }
 
 // killSessions kills the candidates' sessions.
 func (w *world) killSessions(ctx context.Context) error {
-	ids, err := w.sessions(ctx)
-	if err != nil {
-		return err
-	}
-	for _, id := range ids {
-		_, _ = w.admin.ExecContext(ctx, fmt.Sprintf("KILL %d", id)) // it may have ended
+	for _, n := range w.site.nodes {
+		ids, err := n.sessions(ctx)
+		if err != nil {
+			return err
+		}
+		for _, id := range ids {
+			_, _ = n.admin.ExecContext(ctx, fmt.Sprintf("KILL %d", id)) // it may have ended
+		}
 	}
 	return nil
-}
-
-// sessions are those of the candidates.
-func (w *world) sessions(ctx context.Context) (ids []int64, err error) {
-	rows, err := w.admin.QueryContext(ctx, `SELECT id FROM information_schema.processlist WHERE user = ?`, account)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }() // rows.Err says what matters
-	for rows.Next() {
-		var id int64
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		ids = append(ids, id)
-	}
-	return ids, rows.Err()
 }
 
 func pause(then syscall.Signal) candidateFault {
@@ -345,7 +330,7 @@ func broken(state network, drop bool) candidateFault {
 
 func locked(query string) serverFault {
 	return func(ctx context.Context, w *world, d time.Duration) error {
-		tx, err := w.admin.BeginTx(context.WithoutCancel(ctx), nil)
+		tx, err := w.site.node(d).admin.BeginTx(context.WithoutCancel(ctx), nil)
 		if err != nil {
 			return err
 		}
@@ -362,11 +347,12 @@ func locked(query string) serverFault {
 // reversible does one statement and, whatever happens, the other.
 func reversible(ctx context.Context, w *world, d time.Duration, do, undo string) error {
 	always := context.WithoutCancel(ctx)
-	if _, err := w.admin.ExecContext(always, do); err != nil {
+	admin := w.site.node(d).admin
+	if _, err := admin.ExecContext(always, do); err != nil {
 		return err
 	}
 	sleep(ctx, d)
-	_, err := w.admin.ExecContext(always, undo)
+	_, err := admin.ExecContext(always, undo)
 	return err
 }
 
@@ -426,7 +412,7 @@ func (w *world) inject(ctx context.Context, s *schedule) {
 			began := trueTime()
 			var err error
 			if f.slot == theServer {
-				err = s.serverFaults[f.kind](ctx, w, f.duration)
+				err = errors.Join(s.serverFaults[f.kind](ctx, w, f.duration), w.site.whole(context.WithoutCancel(ctx)))
 			} else {
 				slot := w.slot(f.slot)
 				if !slot.busy.TryLock() {
