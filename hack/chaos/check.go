@@ -316,8 +316,19 @@ func (v *verdict) raw(events []event, known map[string]bool) {
 		violation := violation{at: at, text: text}
 		for _, op := range near {
 			in, out := op.Input.(rawOperation), op.Output.(rawOperation) //nolint:forcetypeassert // see rawHistories
-			violation.more = append(violation.more, fmt.Sprintf("%s +%v client %d: %s of %v over %v: %q %v", time.Unix(0, op.Call).Format("15:04:05.000000"),
-				time.Duration(op.Return-op.Call).Truncate(time.Microsecond), op.ClientId, in.Op, in.Next, in.Expected, out.Outcome, out.Seen))
+			line := fmt.Sprintf("%s client %d: %s", time.Unix(0, op.Call).Format("15:04:05.000000"), op.ClientId, in.Op)
+			if in.Op != "get" {
+				line += fmt.Sprintf(" %v over %v", in.Next, in.Expected)
+			}
+			switch {
+			case out.Outcome == noOutcome:
+				line += ", without an answer"
+			case out.Seen != content{}:
+				line += fmt.Sprintf(": %v after %v", out.Seen, time.Duration(op.Return-op.Call).Truncate(time.Microsecond))
+			default:
+				line += fmt.Sprintf(": %s after %v", out.Outcome, time.Duration(op.Return-op.Call).Truncate(time.Microsecond))
+			}
+			violation.more = append(violation.more, line)
 		}
 		v.violations = append(v.violations, violation)
 	}

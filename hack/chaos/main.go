@@ -146,9 +146,9 @@ func (r *run) schedule() *schedule {
 	}
 	switch r.servers {
 	case pair:
-		maps.Copy(s.serverFaults, pairFaults)
+		s.siteFaults = maps.Clone(pairFaults)
 	case galera:
-		maps.Copy(s.serverFaults, galeraFaults)
+		s.siteFaults = maps.Clone(galeraFaults)
 	}
 	if r.disk != "" {
 		s.serverFaults[diskFull] = fillDisk
@@ -156,6 +156,7 @@ func (r *run) schedule() *schedule {
 	if r.only != nil {
 		maps.DeleteFunc(s.candidateFaults, func(name string, _ candidateFault) bool { return !r.only.MatchString(name) })
 		maps.DeleteFunc(s.serverFaults, func(name string, _ serverFault) bool { return !r.only.MatchString(name) })
+		maps.DeleteFunc(s.siteFaults, func(name string, _ serverFault) bool { return !r.only.MatchString(name) })
 	}
 	return s
 }

@@ -369,7 +369,8 @@ type schedule struct {
 	slots           int
 	timings         timings
 	candidateFaults map[string]candidateFault
-	serverFaults    map[string]serverFault
+	serverFaults    map[string]serverFault // of any server
+	siteFaults      map[string]serverFault // of these servers together: half of all
 }
 
 // round is one to four faults, at times that overlap, at most one of them the server's.
@@ -390,10 +391,22 @@ func (s *schedule) round() []injection {
 			faults[0].slot = theLeader
 		}
 	}
-	if kinds := slices.Sorted(maps.Keys(s.serverFaults)); len(kinds) > 0 && (len(faults) == 0 || s.random.IntN(2) == 0) {
+	kinds := slices.Sorted(maps.Keys(s.serverFaults))
+	if len(s.siteFaults) > 0 && (len(kinds) == 0 || s.random.IntN(2) == 0) {
+		kinds = slices.Sorted(maps.Keys(s.siteFaults))
+	}
+	if len(kinds) > 0 && (len(faults) == 0 || s.random.IntN(2) == 0) {
 		fault(kinds, theServer)
 	}
 	return faults
+}
+
+// server is the fault of that name.
+func (s *schedule) server(kind string) serverFault {
+	if f, ok := s.siteFaults[kind]; ok {
+		return f
+	}
+	return s.serverFaults[kind]
 }
 
 // failure begins the name of a fault that could not be injected, or not be healed.
@@ -412,7 +425,7 @@ func (w *world) inject(ctx context.Context, s *schedule) {
 			began := trueTime()
 			var err error
 			if f.slot == theServer {
-				err = errors.Join(s.serverFaults[f.kind](ctx, w, f.duration), w.site.whole(context.WithoutCancel(ctx)))
+				err = errors.Join(s.server(f.kind)(ctx, w, f.duration), w.site.whole(context.WithoutCancel(ctx)))
 			} else {
 				slot := w.slot(f.slot)
 				if !slot.busy.TryLock() {
