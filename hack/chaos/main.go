@@ -164,6 +164,9 @@ func (r *run) schedule() *schedule {
 // torment starts the candidates, injects faults round by round, and ends the candidates.
 func (r *run) torment(ctx context.Context) (rounds int, err error) {
 	s := r.schedule()
+	if len(s.candidateFaults)+len(s.serverFaults)+len(s.siteFaults) == 0 {
+		return 0, errors.New("no fault has a name that matches -only; a run without it lists some")
+	}
 	for _, slot := range r.world.slots {
 		if err := slot.launch(); err != nil {
 			return 0, err
