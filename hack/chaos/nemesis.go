@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,6 +18,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/go-sql-driver/mysql"
 )
 
 // slot is where candidates run, one after the other, each with an identity of its own.
@@ -348,12 +351,24 @@ func locked(query string) serverFault {
 func reversible(ctx context.Context, w *world, d time.Duration, do, undo string) error {
 	always := context.WithoutCancel(ctx)
 	admin := w.site.node(d).admin
-	if _, err := admin.ExecContext(always, do); err != nil {
-		return err
+	err := insist(always, admin, do)
+	if err == nil {
+		sleep(ctx, d)
+		return insist(always, admin, undo)
 	}
-	sleep(ctx, d)
-	_, err := admin.ExecContext(always, undo)
+	_, _ = admin.ExecContext(always, undo) // it may have been done nevertheless
 	return err
+}
+
+// insist repeats a statement for which the server does not get its own locks: MySQL 9.7 answered a RENAME TABLE so.
+func insist(ctx context.Context, db *sql.DB, statement string) error {
+	for end := trueTime().Add(time.Minute); ; sleep(ctx, 100*time.Millisecond) {
+		_, err := db.ExecContext(ctx, statement)
+		var server *mysql.MySQLError
+		if !errors.As(err, &server) || server.Number != 1205 || trueTime().After(end) {
+			return err
+		}
+	}
 }
 
 func sleep(ctx context.Context, d time.Duration) {
