@@ -21,10 +21,8 @@ import (
 var server *mysqltest.Server
 
 func TestMain(m *testing.M) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
 	var err error
-	if server, err = mysqltest.Shared(ctx); err != nil {
+	if server, err = mysqltest.Shared(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
