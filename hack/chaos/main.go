@@ -153,6 +153,9 @@ func (r *run) schedule() *schedule {
 	if r.disk != "" {
 		s.serverFaults[diskFull] = fillDisk
 	}
+	if r.lock == reference {
+		maps.DeleteFunc(s.serverFaults, func(name string, _ serverFault) bool { return strings.HasPrefix(name, "fence") })
+	}
 	if r.only != nil {
 		maps.DeleteFunc(s.candidateFaults, func(name string, _ candidateFault) bool { return !r.only.MatchString(name) })
 		maps.DeleteFunc(s.serverFaults, func(name string, _ serverFault) bool { return !r.only.MatchString(name) })
