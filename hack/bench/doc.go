@@ -1,0 +1,14 @@
+// Command bench measures what a lock costs: a real server of its own, with durable settings, and on it the lock beside
+// the bare statements that it can't do without (the floor), beside what one would otherwise use, under transactions, and
+// when leaders die.
+//
+// Machines differ, and so does one machine from minute to minute. So what is a time is a ratio to the floor: both are
+// measured in turns (A B A B), a slice of time each, and each round has a ratio of its own. A table shows the median of
+// the rounds' ratios, and the smallest and largest. The floor is measured twice in each round, under two names: how far
+// the second one is from 1.00 is what the machine's noise alone does.
+//
+// Results go to RESULTS.md, a section for each part and server, of which each run replaces its own, and to plots.
+// hack/bench.sh starts it. The same operations, one by one for a profiler, are the benchmarks of this package:
+//
+//	go test -bench Poll -cpuprofile cpu.out
+package main

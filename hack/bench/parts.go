@@ -1,0 +1,309 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+
+	"github.com/mysqllock/go-leaderelection-mysql/internal/wire"
+	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
+)
+
+// opTimeout bounds the operations of locks and of what they are compared with: a deadline costs something, and no lock
+// does without one. Long, as a busy machine must not end a measurement.
+const opTimeout = time.Minute
+
+// The floor: what a lease on a table can't do without, by primary key and through the same driver.
+const (
+	barePoll = `SELECT version, leader_uid, leader_name, lease_duration_seconds, acquire_time, renew_time, leader_transitions,` +
+		` strategy, preferred_holder FROM election_records WHERE election_name = ?`
+	bareRenewal = `UPDATE election_records SET leader_name = ?, leader_uid = ?, lease_duration_seconds = ?, acquire_time = ?, renew_time = ?,` +
+		` leader_transitions = ?, strategy = ?, preferred_holder = ?, version = ?, last_update = UTC_TIMESTAMP(6)` +
+		` WHERE election_name = ? AND version = ? AND leader_uid = ?`
+)
+
+// bareTime is a time as the columns have it.
+const bareTime = "2006-01-02 15:04:05.000000"
+
+// electionOf is the election of one caller. All have names of one length.
+func electionOf(kind string, caller int) string {
+	return fmt.Sprintf("%s/controller-%03d", kind, caller)
+}
+
+func newLock(db *sql.DB, election, identity string) (*mysqllock.Lock, error) {
+	return mysqllock.New(db, election, resourcelock.ResourceLockConfig{Identity: identity}, mysqllock.WithOperationTimeout(opTimeout))
+}
+
+// lead makes a lock that holds the election, which nobody has held before.
+func lead(ctx context.Context, db *sql.DB, election string) (*mysqllock.Lock, error) {
+	lock, err := newLock(db, election, wire.Candidate)
+	if err != nil {
+		return nil, err
+	}
+	return lock, lock.Create(ctx, wire.Record(wire.Candidate))
+}
+
+// leaders makes a lock for each caller.
+func leaders(ctx context.Context, db *sql.DB, kind string, callers int) ([]*mysqllock.Lock, error) {
+	var locks []*mysqllock.Lock
+	for caller := range callers {
+		lock, err := lead(ctx, db, electionOf(kind, caller))
+		if err != nil {
+			return nil, err
+		}
+		locks = append(locks, lock)
+	}
+	return locks, nil
+}
+
+// renewals is the renewal by locks of their own on that pool.
+func renewals(ctx context.Context, db *sql.DB, kind string, callers int) (func(context.Context, int) error, error) {
+	locks, err := leaders(ctx, db, kind, callers)
+	return func(ctx context.Context, caller int) error {
+		return locks[caller].Update(ctx, wire.Record(wire.Candidate))
+	}, err
+}
+
+// polls is the poll by followers on that pool, of elections that there are.
+func polls(db *sql.DB, kind string, callers int) (func(context.Context, int) error, error) {
+	var locks []*mysqllock.Lock
+	for caller := range callers {
+		lock, err := newLock(db, electionOf(kind, caller), wire.Follower)
+		if err != nil {
+			return nil, err
+		}
+		locks = append(locks, lock)
+	}
+	return func(ctx context.Context, caller int) error {
+		_, _, err := locks[caller].Get(ctx)
+		return err
+	}, nil
+}
+
+// barePolls reads the same rows.
+func barePolls(db *sql.DB, kind string, deadline bool) func(context.Context, int) error {
+	return func(ctx context.Context, caller int) error {
+		if deadline {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, opTimeout)
+			defer cancel()
+		} else {
+			ctx = context.Background()
+		}
+		var version, lease, transitions sql.NullInt64
+		var uid, holder, acquired, renewed, strategy, preferred sql.NullString
+		return db.QueryRowContext(ctx, barePoll, electionOf(kind, caller)).
+			Scan(&version, &uid, &holder, &lease, &acquired, &renewed, &transitions, &strategy, &preferred)
+	}
+}
+
+// bareRenewals swaps rows of its own.
+func bareRenewals(ctx context.Context, db *sql.DB, kind string, callers int) (func(context.Context, int) error, error) {
+	locks, err := leaders(ctx, db, kind, callers)
+	if err != nil {
+		return nil, err
+	}
+	type state struct {
+		uid     string
+		version int64
+	}
+	states := make([]state, len(locks))
+	for caller := range locks {
+		err := db.QueryRowContext(ctx, `SELECT leader_uid, version FROM election_records WHERE election_name = ?`, electionOf(kind, caller)).
+			Scan(&states[caller].uid, &states[caller].version)
+		if err != nil {
+			return nil, err
+		}
+	}
+	return func(ctx context.Context, caller int) error {
+		ctx, cancel := context.WithTimeout(ctx, opTimeout)
+		defer cancel()
+		s := &states[caller]
+		now := time.Now().UTC().Format(bareTime)
+		next := max(s.version+1, time.Now().UnixMicro())
+		result, err := db.ExecContext(ctx, bareRenewal, wire.Candidate, s.uid, 15, now, now, 0, "", "", next,
+			electionOf(kind, caller), s.version, s.uid)
+		if err != nil {
+			return err
+		}
+		if n, err := result.RowsAffected(); err != nil || n != 1 {
+			return errors.Join(err, fmt.Errorf("%d rows", n))
+		}
+		s.version = next
+		return nil
+	}, nil
+}
+
+// pollArms and renewalArms begin with the floor.
+func pollArms(ctx context.Context, s *server, callers int) ([]arm, func(), error) {
+	byOpen, byUser, closePools, err := s.pools(ctx, callers)
+	if err != nil {
+		return nil, nil, err
+	}
+	kind := "poll-" + strconv.Itoa(callers)
+	if _, err = leaders(ctx, byOpen, kind, callers); err != nil {
+		return nil, closePools, err
+	}
+	mine, err := polls(byOpen, kind, callers)
+	if err != nil {
+		return nil, closePools, err
+	}
+	users, err := polls(byUser, kind, callers)
+	return []arm{
+		{"bare SELECT", barePolls(byOpen, kind, true), s.pid},
+		{"the same again", barePolls(byOpen, kind, true), s.pid},
+		{"poll", mine, s.pid},
+		{"poll, a user's pool", users, s.pid},
+		{"bare SELECT, no deadline", barePolls(byOpen, kind, false), s.pid},
+	}, closePools, err
+}
+
+func renewalArms(ctx context.Context, s *server, callers int) ([]arm, func(), error) {
+	byOpen, byUser, closePools, err := s.pools(ctx, callers)
+	if err != nil {
+		return nil, nil, err
+	}
+	kind := "-" + strconv.Itoa(callers)
+	bare, err := bareRenewals(ctx, byOpen, "bare"+kind, callers)
+	if err != nil {
+		return nil, closePools, err
+	}
+	again, err := bareRenewals(ctx, byOpen, "more"+kind, callers)
+	if err != nil {
+		return nil, closePools, err
+	}
+	mine, err := renewals(ctx, byOpen, "mine"+kind, callers)
+	if err != nil {
+		return nil, closePools, err
+	}
+	users, err := renewals(ctx, byUser, "user"+kind, callers)
+	return []arm{
+		{"bare UPDATE", bare, s.pid},
+		{"the same again", again, s.pid},
+		{"renewal", mine, s.pid},
+		{"renewal, a user's pool", users, s.pid},
+	}, closePools, err
+}
+
+// pools are one by Open and one by the driver's defaults.
+func (s *server) pools(ctx context.Context, callers int) (byOpen, byUser *sql.DB, closeBoth func(), err error) {
+	if byOpen, err = s.open(ctx, callers, true); err != nil {
+		return nil, nil, nil, err
+	}
+	if byUser, err = s.open(ctx, callers, false); err != nil {
+		_ = byOpen.Close()
+		return nil, nil, nil, err
+	}
+	return byOpen, byUser, func() { _, _ = byOpen.Close(), byUser.Close() }, nil
+}
+
+func runParts(ctx context.Context, b *bench, s *section) error {
+	if err := wireTable(ctx, b, s); err != nil {
+		return err
+	}
+	for _, kind := range []struct {
+		name, floor string
+		arms        func(context.Context, *server, int) ([]arm, func(), error)
+	}{
+		{"Poll", "the bare SELECT of the same columns by primary key", pollArms},
+		{"Renewal", "the bare UPDATE of the same columns by primary key, version and uid", renewalArms},
+	} {
+		s.printf("\n### %s\n\nFloor: %s, by a pool of `Open`, with a deadline. A connection for each caller.\n\n", kind.name, kind.floor)
+		var rows [][]string
+		plots := bars{title: kind.name + " against the floor", y: "p50, ratio"}
+		for _, callers := range []int{1, 8, 32} {
+			arms, done, err := kind.arms(ctx, b.server, callers)
+			if err != nil {
+				return err
+			}
+			c, err := b.compare(ctx, callers, arms)
+			done()
+			if err != nil {
+				return err
+			}
+			for i, a := range arms {
+				rows = append(rows, append([]string{strconv.Itoa(callers), a.name}, c.columns(i)...))
+				if callers == 1 {
+					plots.series = append(plots.series, series{name: a.name})
+				}
+				plots.series[i].spreads = append(plots.series[i].spreads, c.ratio(i, p50))
+			}
+			plots.labels = append(plots.labels, count(callers, "caller"))
+		}
+		s.table(append([]string{"Callers", ""}, columnNames...), rows)
+		if err := s.plotBars("parts-"+kind.name, plots); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var columnNames = []string{"p50", "p99", "throughput", "client CPU", "server CPU", "client CPU, ms / 10,000", "server CPU, ms / 10,000", "allocations", "bytes allocated"}
+
+// columns are what every comparison shows of an arm.
+func (c *comparison) columns(i int) []string {
+	whole := func(value func(*sample) float64) string { return fmt.Sprintf("%.0f", c.value(i, value).median) }
+	return []string{
+		c.ratio(i, p50).String(), c.ratio(i, p99).String(), c.ratio(i, (*sample).throughput).String(),
+		c.ratio(i, clientCPU).String(), c.ratio(i, serverCPU).String(), whole(clientCPU), whole(serverCPU),
+		whole(func(s *sample) float64 { return s.allocs }), whole(func(s *sample) float64 { return s.bytes }),
+	}
+}
+
+// wireTable counts what each operation sends and receives.
+func wireTable(ctx context.Context, b *bench, s *section) error {
+	var columns [2][]wire.Operation
+	for i, byOpen := range []bool{true, false} {
+		measured := *b.server
+		config, err := b.newDatabase(ctx)
+		if err != nil {
+			return err
+		}
+		var meter wire.Meter
+		config.DialFunc = meter.Dial
+		measured.config = config
+		db, err := measured.open(ctx, 1, byOpen)
+		if err != nil {
+			return err
+		}
+		columns[i], err = wire.Measure(ctx, db, &meter)
+		_ = db.Close() // nothing more is asked of it
+		if err != nil {
+			return err
+		}
+	}
+	s.printf("### On the wire\n\nCounted at the connection: round trips, and bytes of request and reply. A user's own pool has the driver's" +
+		" defaults, which prepare each statement with parameters first.\n\n")
+	var rows [][]string
+	for i, o := range columns[0] {
+		u := columns[1][i]
+		rows = append(rows, []string{
+			o.Name, strconv.Itoa(o.Statements), strconv.Itoa(o.RoundTrips), fmt.Sprintf("%d + %d", o.Sent, o.Received),
+			strconv.Itoa(u.RoundTrips), fmt.Sprintf("%d + %d", u.Sent, u.Received),
+		})
+	}
+	s.table([]string{"Operation", "statements", "round trips, Open", "bytes", "round trips, a user's pool", "bytes"}, rows)
+	return nil
+}
+
+// newDatabase is one more with the tables.
+func (s *server) newDatabase(ctx context.Context) (*mysql.Config, error) {
+	name, err := s.CreateDatabase(ctx)
+	if err != nil {
+		return nil, err
+	}
+	config := s.config.Clone()
+	config.DBName = name
+	db, err := mysqllock.Open(config)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = db.Close() }() // the tables are made or not
+	return config, mysqllock.Migrate(ctx, db)
+}

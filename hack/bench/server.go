@@ -1,0 +1,186 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+
+	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
+	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
+)
+
+// server is a real server with durable settings, and a database with the lock's tables.
+type server struct {
+	*mysqltest.Server
+	config   *mysql.Config // of the administrator, for that database
+	admin    *sql.DB
+	pid      int
+	product  string // "MariaDB 10.11", "MySQL 9.7"
+	settings string // its version and what decides about its speed
+}
+
+// durable are the settings under which a commit survives a power cut, which mysqltest does without, and a redo log of an
+// ordinary size. log_bin stays the server's default.
+var durable = []string{
+	"--innodb-flush-log-at-trx-commit=1", "--sync-binlog=1",
+	"--loose-innodb-log-file-size=96M", "--loose-innodb-redo-log-capacity=96M",
+	"--max-connections=500",
+}
+
+func startServer(ctx context.Context) (_ *server, err error) {
+	started, err := mysqltest.Start(ctx, mysqltest.Options{Args: durable})
+	if err != nil {
+		return nil, err
+	}
+	s := &server{Server: started, config: started.Config()}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	if s.config.DBName, err = s.CreateDatabase(ctx); err != nil {
+		return nil, err
+	}
+	if s.admin, err = mysqllock.Open(s.config); err != nil {
+		return nil, err
+	}
+	if err := mysqllock.Migrate(ctx, s.admin); err != nil {
+		return nil, err
+	}
+	if err := s.describe(ctx); err != nil {
+		return nil, err
+	}
+	s.pid, err = s.findPID(ctx)
+	return s, err
+}
+
+func (s *server) close() error {
+	if s.admin != nil {
+		_ = s.admin.Close() // the server ends anyway
+	}
+	return s.Close()
+}
+
+func (s *server) describe(ctx context.Context) error {
+	s.product = "MySQL "
+	if strings.Contains(s.Version(), "MariaDB") {
+		s.product = "MariaDB "
+	}
+	major, rest, _ := strings.Cut(s.Version(), ".")
+	minor, _, _ := strings.Cut(rest, ".")
+	s.product += major + "." + minor
+	names := []string{"innodb_flush_log_at_trx_commit", "log_bin", "sync_binlog", "innodb_flush_method", "innodb_doublewrite", "innodb_buffer_pool_size"}
+	texts := make([]string, len(names))
+	values := make([]any, len(names))
+	for i := range names {
+		values[i] = &texts[i]
+	}
+	if err := s.admin.QueryRowContext(ctx, "SELECT @@"+strings.Join(names, ", @@")).Scan(values...); err != nil {
+		return err
+	}
+	for i, name := range names {
+		texts[i] = name + "=" + texts[i]
+	}
+	s.settings = s.Version() + " (" + strings.Join(texts, ", ") + ")"
+	return nil
+}
+
+// findPID asks the server: mysqltest doesn't tell, and it may have been started by a script.
+func (s *server) findPID(ctx context.Context) (int, error) {
+	var file, data string
+	if err := s.admin.QueryRowContext(ctx, "SELECT @@pid_file, @@datadir").Scan(&file, &data); err != nil {
+		return 0, err
+	}
+	if !filepath.IsAbs(file) {
+		file = filepath.Join(data, file)
+	}
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(content)))
+}
+
+// open makes a pool with a connection for each caller, so that none waits for another's: by mysqllock.Open, or as a user
+// has it who knows nothing of this library.
+func (s *server) open(ctx context.Context, callers int, byOpen bool) (*sql.DB, error) {
+	var db *sql.DB
+	if byOpen {
+		var err error
+		if db, err = mysqllock.Open(s.config); err != nil {
+			return nil, err
+		}
+	} else {
+		connector, err := mysql.NewConnector(s.config)
+		if err != nil {
+			return nil, err
+		}
+		db = sql.OpenDB(connector)
+	}
+	db.SetMaxOpenConns(callers)
+	db.SetMaxIdleConns(callers)
+	db.SetConnMaxLifetime(0)
+	return db, db.PingContext(ctx)
+}
+
+// machine says what was measured on, apart from the server.
+func machine() string {
+	versions := map[string]string{}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, m := range info.Deps {
+			versions[m.Path] = m.Version
+		}
+	}
+	text := fmt.Sprintf("%s, %s/%s, %d cores, go-sql-driver/mysql %s, client-go %s", runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(),
+		versions["github.com/go-sql-driver/mysql"], versions["k8s.io/client-go"])
+	if load, err := os.ReadFile("/proc/loadavg"); err == nil {
+		text += ", load average " + string(bytes.Fields(load)[0]) + " at the end"
+	}
+	return text
+}
+
+// ownCPU is what this process has used of the processors.
+func ownCPU() (time.Duration, error) {
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		return 0, err
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano()), nil
+}
+
+// errNoProc says that there is no /proc to read another process's use of the processors from.
+var errNoProc = errors.New("the use of processors is read from /proc, which only Linux has")
+
+// cpuOf is what that process has used of the processors, in steps of 10 ms.
+func cpuOf(pid int) (time.Duration, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, fmt.Errorf("%w: %w", errNoProc, err)
+	}
+	// After the name, which may have spaces, in brackets: the 14th and 15th field of all, in ticks of 1/100 s.
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	if len(fields) < 13 {
+		return 0, fmt.Errorf("/proc/%d/stat has %d fields after the name", pid, len(fields))
+	}
+	var ticks int
+	for _, field := range fields[11:13] {
+		n, err := strconv.Atoi(string(field))
+		if err != nil {
+			return 0, err
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond, nil
+}

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"strconv"
+
+	"github.com/mysqllock/go-leaderelection-mysql/internal/wire"
+)
+
+const (
+	workTable = `CREATE TABLE work (worker INT PRIMARY KEY, done BIGINT NOT NULL) ENGINE=InnoDB`
+	work      = `UPDATE work SET done = done + 1 WHERE worker = ?`
+)
+
+func runTransact(ctx context.Context, b *bench, s *section) error {
+	if _, err := b.admin.ExecContext(ctx, workTable); err != nil {
+		return err
+	}
+	const most = 8
+	for worker := range most {
+		if _, err := b.admin.ExecContext(ctx, `INSERT INTO work VALUES (?, 0)`, worker); err != nil {
+			return err
+		}
+	}
+	s.printf(`The first line is the transaction alone: BEGIN, an UPDATE by primary key, COMMIT. Workers are those of one leader, in
+parallel, each with a row of its own.
+
+`)
+	lock, err := lead(ctx, b.admin, wire.Election)
+	if err != nil {
+		return err
+	}
+	var rows [][]string
+	plots := bars{title: "Guarded transactions", y: "p50, ratio to no guard"}
+	for _, workers := range []int{1, most} {
+		db, err := b.open(ctx, workers, true)
+		if err != nil {
+			return err
+		}
+		do := func(ctx context.Context, tx *sql.Tx, worker int) error {
+			_, err := tx.ExecContext(ctx, work, worker)
+			return err
+		}
+		byHand := func(guard bool) func(context.Context, int) error {
+			return func(ctx context.Context, worker int) error {
+				ctx, cancel := context.WithTimeout(ctx, opTimeout)
+				defer cancel()
+				tx, err := db.BeginTx(ctx, nil)
+				if err != nil {
+					return err
+				}
+				err = do(ctx, tx, worker)
+				if err == nil && guard {
+					err = lock.Guard(ctx, tx)
+				}
+				if err != nil {
+					return errors.Join(err, tx.Rollback())
+				}
+				return tx.Commit()
+			}
+		}
+		arms := []arm{
+			{"no guard", byHand(false), b.pid},
+			{"the same again", byHand(false), b.pid},
+			{"Guard, last", byHand(true), b.pid},
+			{"Transact", func(ctx context.Context, worker int) error {
+				return lock.Transact(ctx, db, nil, func(ctx context.Context, tx *sql.Tx) error { return do(ctx, tx, worker) })
+			}, b.pid},
+		}
+		c, err := b.compare(ctx, workers, arms)
+		_ = db.Close() // nothing more is asked of it
+		if err != nil {
+			return err
+		}
+		for i, a := range arms {
+			rows = append(rows, append([]string{strconv.Itoa(workers), a.name}, c.columns(i)...))
+			if workers == 1 {
+				plots.series = append(plots.series, series{name: a.name})
+			}
+			plots.series[i].spreads = append(plots.series[i].spreads, c.ratio(i, p50))
+		}
+		plots.labels = append(plots.labels, count(workers, "worker"))
+	}
+	s.table(append([]string{"Workers", ""}, columnNames...), rows)
+	return s.plotBars("transact", plots)
+}
