@@ -519,9 +519,19 @@ func TestMigrateRefusesATableThatIsNotItsOwnAndChangesNothing(t *testing.T) {
 
 func TestMigrateFindsTheTablesByDatabase(t *testing.T) {
 	t.Parallel()
+	for _, suffix := range []string{" `o'dd\" n@me.u", "_ünï"} {
+		t.Run(suffix, func(t *testing.T) {
+			t.Parallel()
+			testMigrateFindsTheTablesByDatabase(t, suffix)
+		})
+	}
+}
+
+func testMigrateFindsTheTablesByDatabase(t *testing.T, suffix string) {
+	t.Helper()
 	config := newConfig(t)
 	admin := open(t, config)
-	name := config.DBName + " `o'dd\" n@me.ü"
+	name := config.DBName + suffix
 	quoted := "`" + strings.ReplaceAll(name, "`", "``") + "`"
 	exec(t, admin, "CREATE DATABASE "+quoted)
 	t.Cleanup(func() {
