@@ -36,8 +36,8 @@ if [ "$servers" = galera ]; then
 	export MYSQLLOCK_TEST_GALERA
 fi
 
-# The server's disk is filled up by a fault, so it gets a small one of its own, in memory, in a name space of this run: it
-# vanishes with the last process in it, however that ends.
+# The server's disk is filled up by a fault, so it gets a small one of its own, in memory, in a name space of this run:
+# it vanishes with the last process in it, however that ends.
 disk=$temporary/disk
 mkdir "$disk"
 own=()
@@ -50,5 +50,6 @@ if [ ${#own[@]} -eq 0 ]; then
 	exit
 fi
 # shellcheck disable=SC2016 # the inner shell's
-"${own[@]}" sh -c 'mount -t tmpfs -o size=600m chaos "$1" && disk=$1 && shift && program=$1 && shift && exec "$program" -disk "$disk" "$@"' \
-	sh "$disk" "$temporary/chaos" "$@"
+"${own[@]}" sh -c '
+	disk=$1 program=$2 && shift 2 && mount -t tmpfs -o size=600m chaos "$disk" && exec "$program" -disk "$disk" "$@"
+' sh "$disk" "$temporary/chaos" "$@"

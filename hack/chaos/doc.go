@@ -1,16 +1,16 @@
-// Command chaos lets candidates compete for a leadership while everything around them fails, and checks afterwards that
-// nothing happened that must not: Jepsen's method, for the lock.
+// Command chaos lets candidates compete for a leadership while everything around them fails, and checks afterwards
+// that nothing happened that must not: Jepsen's method, for the lock.
 //
 //	hack/chaos.sh -duration 10m -seed 7
 //
-// Five processes run client-go's elector and, while they lead, post to a fenced ledger through Transact and to an unfenced
-// one without; beside that each gets, creates, updates and releases another election as no elector would. Each reaches the
-// server through a proxy of its own. A nemesis kills and pauses processes, bends their clocks, breaks their networks,
-// kills, freezes, fills and locks the server, promotes a replica that lacks the last commits, cuts off a node of a cluster,
-// by a schedule that the seed decides. Whom a fault aimed at the leader hits depends on who leads, so that a seed gives the
-// same faults again, and not the same run. Then the checker reads what the candidates said and what the ledgers hold; see
-// check.go for its rules. RESULTS.md has what was found.
+// Five processes run client-go's elector and, while they lead, post to a fenced ledger through Transact and to an
+// unfenced one without; beside that each gets, creates, updates and releases another election as no elector would.
+// Each reaches the server through a proxy of its own. A nemesis kills and pauses processes, bends their clocks,
+// breaks their networks, kills, freezes, fills and locks the server, promotes a replica that lacks the last commits,
+// cuts off a node of a cluster, by a schedule that the seed decides. Whom a fault aimed at the leader hits depends
+// on who leads, so that a seed gives the same faults again, and not the same run. Then the checker reads what the
+// candidates said and what the ledgers hold; see check.go for its rules. RESULTS.md has what was found.
 //
-// With -lock reference the candidates run a lock with the semantics of client-go's LeaseLock instead, and with -break this
-// lock with one of its rules broken: both are there to show that the checker finds what it looks for.
+// With -lock reference the candidates run a lock with the semantics of client-go's LeaseLock instead, and with
+// -break this lock with one of its rules broken: both are there to show that the checker finds what it looks for.
 package main

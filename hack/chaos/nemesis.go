@@ -274,8 +274,7 @@ var serverFaults = map[string]serverFault{
 
 const diskFull = "disk full"
 
-// fillDisk leaves no byte. Some servers give up then, and some wait for a minute before they look again; so it ends with
-// a crash.
+// fillDisk leaves no byte. It ends with a crash: no server is trusted to go on by itself afterwards.
 func fillDisk(ctx context.Context, w *world, d time.Duration) error {
 	path := filepath.Join(w.disk, "full")
 	file, err := os.Create(path) //nolint:gosec // a path of this program's own making
