@@ -18,9 +18,9 @@ import (
 type line struct{ since, rate, shown int64 }
 
 var (
-	skew        *[2]line       // of the wall clock and the monotonic one; read by skewedClock
-	skews       []*[2]line     // all there were: skewedClock may be at work with one, out of the collector's sight
-	clockAnchor int        = 1 // a variable of this program, by which another is found
+	skew        *[2]line   // of the wall clock and the monotonic one; read by skewedClock
+	skews       []*[2]line // all there were: skewedClock may be at work with one, out of the collector's sight
+	clockAnchor = 1        // a variable of this program, by which another is found
 
 	skewedClockAddress uintptr // of the function, as the runtime calls it
 )

@@ -83,7 +83,7 @@ func (h *history) last(k kind) event {
 func (h *history) save(path string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	file, err := os.Create(path) //nolint:gosec // a path of this program's own making
+	file, err := os.Create(path)
 	if err != nil {
 		return err
 	}

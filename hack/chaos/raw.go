@@ -138,8 +138,10 @@ func (c *rawClient) get(ctx context.Context) {
 func (c *rawClient) record(holder string) (resourcelock.LeaderElectionRecord, content) {
 	c.tag++
 	now := metav1.NewTime(time.Now().UTC())
-	return resourcelock.LeaderElectionRecord{HolderIdentity: holder, LeaseDurationSeconds: int(c.timings.LeaseDuration.Seconds()),
-		AcquireTime: now, RenewTime: now, LeaderTransitions: c.tag}, content{c.tag, holder}
+	return resourcelock.LeaderElectionRecord{
+		HolderIdentity: holder, LeaseDurationSeconds: int(c.timings.LeaseDuration.Seconds()),
+		AcquireTime: now, RenewTime: now, LeaderTransitions: c.tag,
+	}, content{c.tag, holder}
 }
 
 func (c *rawClient) write(ctx context.Context, op, holder string) {
@@ -214,7 +216,7 @@ type state struct {
 var register = porcupine.Model{
 	Init: func() any { return state{} },
 	Step: func(before, input, output any) (bool, any) {
-		s, o, told := before.(state), input.(rawOperation), output.(rawOperation) //nolint:forcetypeassert // what rawHistory puts there
+		s, o, told := before.(state), input.(rawOperation), output.(rawOperation) //nolint:errcheck,forcetypeassert // what rawHistory puts there
 		present, matches := s.content != content{}, slices.Contains(o.Expected, s.content)
 		written := state{content: o.Next}
 		switch o.Op {
@@ -320,7 +322,7 @@ func closed(ops []porcupine.Operation) []porcupine.Operation {
 			continue
 		}
 		end = max(end, op.Return)
-		told := op.Output.(rawOperation) //nolint:forcetypeassert // see rawHistories
+		told := op.Output.(rawOperation) //nolint:errcheck,forcetypeassert // see rawHistories
 		for _, sight := range []content{told.Seen, {Tag: told.Seen.Tag}} {
 			if first, ok := seen[sight]; sight != (content{}) && (!ok || op.Return < first) {
 				seen[sight] = op.Return
@@ -332,7 +334,7 @@ func closed(ops []porcupine.Operation) []porcupine.Operation {
 		if op.Return != math.MaxInt64 {
 			continue
 		}
-		o := op.Input.(rawOperation) //nolint:forcetypeassert // see rawHistories
+		o := op.Input.(rawOperation) //nolint:errcheck,forcetypeassert // see rawHistories
 		all[i].Return = end + 3
 		if first, ok := seen[o.Next]; ok {
 			all[i].Output, all[i].Return = rawOperation{Outcome: done}, first

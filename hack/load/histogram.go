@@ -11,7 +11,7 @@ import (
 type histogram [400]uint64
 
 func bucket(d time.Duration) int {
-	micros := uint64(max(d, 0) / time.Microsecond) //nolint:gosec // never negative
+	micros := uint64(max(d, 0) / time.Microsecond)
 	shift := max(bits.Len64(micros)-5, 0)
 	return min(shift*16+int(micros>>shift), len(histogram{})-1) //nolint:gosec // less than 32
 }

@@ -84,13 +84,14 @@ func (g *Galera) join(ctx context.Context, i int, address string, transferPort i
 		return err
 	}
 	if i > 0 {
-		state := "# GALERA saved state\nversion: 2.1\nsafe_to_bootstrap: 0\n"
+		var state strings.Builder
+		state.WriteString("# GALERA saved state\nversion: 2.1\nsafe_to_bootstrap: 0\n")
 		for key, variable := range map[string]string{"uuid": "wsrep_cluster_state_uuid", "seqno": "wsrep_last_committed"} {
 			value, err := status(ctx, g.Nodes[0], variable)
 			if err != nil {
 				return err
 			}
-			state += key + ": " + value + "\n"
+			fmt.Fprintf(&state, "%s: %s\n", key, value)
 		}
 		dir, err := datadir(ctx, node)
 		if err != nil {
@@ -99,7 +100,7 @@ func (g *Galera) join(ctx context.Context, i int, address string, transferPort i
 		if err := node.Stop(); err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(dir, "grastate.dat"), []byte(state), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, "grastate.dat"), []byte(state.String()), 0o600); err != nil {
 			return err
 		}
 	}

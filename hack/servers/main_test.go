@@ -6,6 +6,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -43,9 +44,9 @@ func openConfig(t *testing.T, config *mysql.Config) *sql.DB {
 	return db
 }
 
-func exec(t *testing.T, db *sql.DB, statement string, args ...any) {
+func exec(t *testing.T, db *sql.DB, statement string) {
 	t.Helper()
-	if _, err := db.ExecContext(t.Context(), statement, args...); err != nil {
+	if _, err := db.ExecContext(t.Context(), statement); err != nil {
 		t.Fatalf("%s: %v", statement, err)
 	}
 }
@@ -122,10 +123,5 @@ func hasNumber(err error, numbers ...uint16) bool {
 	if !errors.As(err, &e) {
 		return false
 	}
-	for _, n := range numbers {
-		if e.Number == n {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(numbers, e.Number)
 }
