@@ -36,6 +36,7 @@ func Record(holder string) resourcelock.LeaderElectionRecord {
 // by meter; it gets a limit of one connection, and connecting is not counted.
 func Measure(ctx context.Context, db *sql.DB, meter *Meter) ([]Operation, error) {
 	db.SetMaxOpenConns(1)
+	db.SetConnMaxLifetime(0)
 	if err := db.PingContext(ctx); err != nil {
 		return nil, err
 	}
