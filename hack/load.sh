@@ -3,7 +3,7 @@
 # the flags; hack/load/RESULTS.md has results. Needs an idle machine, and leaves nothing behind.
 #
 #	hack/load.sh -elections 100,1000 -processes 1,10                   four runs, about seven minutes
-#	hack/load.sh -faults -elections 2000 -processes 6 -window 10m      quiet for ten minutes, and then ten with faults
+#	hack/load.sh -faults -elections 2000 -processes 6 -window 10m      a quiet minute, and then ten with faults
 #
 # MYSQLLOCK_TEST_SERVER names another server program to start. Progress goes to stderr, Markdown to stdout.
 set -euo pipefail

@@ -138,6 +138,7 @@ func (f *fleet) torment(ctx context.Context, counts map[string]int) (outages []o
 		stopKilling()
 		counts["a twentieth of all connections killed"] += <-killed
 	}()
+	lostBefore := f.countLost()
 	for n := 1; (n == 1 || time.Now().Before(deadline)) && ctx.Err() == nil; n++ {
 		faults := f.round(random)
 		failures := make(chan error, len(faults))
@@ -154,14 +155,28 @@ func (f *fleet) torment(ctx context.Context, counts map[string]int) (outages []o
 		if err != nil {
 			return outages, err
 		}
+		before := f.countLost()
 		sleep(ctx, f.timings.RetryPeriod+2*f.timings.operation())
-		if n%10 == 0 {
-			f.mu.Lock()
-			progress("%d faults; %d of %d elections have a leader", len(outages), f.led, f.elections)
-			f.mu.Unlock()
+		for _, fault := range faults {
+			progress("process %2d, %5.2f s: %s", fault.process, fault.ended.Sub(fault.began).Seconds(), fault.kind)
+		}
+		if after := f.countLost(); after > lostBefore {
+			progress("%d leases lost, %d of them since the faults ended", after-lostBefore, after-before)
+			lostBefore = after
 		}
 	}
 	return outages, ctx.Err()
+}
+
+func (f *fleet) countLost() (n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, e := range f.events {
+		if e.Kind == lost {
+			n++
+		}
+	}
+	return n
 }
 
 // killConnections ends a share of the workers' sessions.

@@ -34,7 +34,7 @@ func main() {
 	flag.DurationVar(&s.spread, "spread", 10*time.Second, "in which the candidates start, so that they don't act in lockstep")
 	flag.StringVar(&s.durability, "durability", durable, strings.Join(durabilities, ", ")+": what a commit waits for; see RESULTS.md")
 	flag.BoolVar(&s.batch, "batch", false, "the candidates of a process share a mysqllock.Batch")
-	flag.BoolVar(&s.faults, "faults", false, "a second window, with faults")
+	flag.BoolVar(&s.faults, "faults", false, "a second window, with faults; the first is then a minute at most")
 	flag.DurationVar(&s.outage, "outage", 5*time.Second, "the longest fault")
 	flag.Uint64Var(&s.seed, "seed", uint64(time.Now().UnixNano()), "of the schedule of faults")
 	flag.StringVar(&s.profiles, "profiles", "", "folder for CPU, mutex and heap profiles of the processes")

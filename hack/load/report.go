@@ -57,10 +57,12 @@ func report(out io.Writer, arguments []string, results []*result) error {
 	for _, r := range rows {
 		w, seconds := r.window, r.Duration.Seconds()
 		all := float64(r.elections * r.candidates)
-		fmt.Fprintf(&b, "| %s | %v | %v | %.2f | %.1f kB | %.1f kB | %.2f | %d | %.1f | %.0f | %.0f | %.0f | %v | %v | %v | %.0f MB |\n", r.name,
-			perElection(w.CPU, r.result, w), perElection(w.serverCPU, r.result, w), cost(r.result, w)/cost(rows[0].result, rows[0].window),
-			float64(w.Heap)/all/1e3, float64(w.Stack)/all/1e3, float64(w.Goroutines)/all,
-			w.connections, float64(w.status["Connections"])/seconds, float64(w.status["Questions"])/seconds, float64(w.status["Innodb_data_fsyncs"])/seconds,
+		fmt.Fprintf(&b, "| %s | %v | %s | %s | %.1f kB | %.1f kB | %.2f | %d | %s | %s | %s | %.0f | %v | %v | %v | %.0f MB |\n", r.name,
+			perElection(w.CPU, r.result, w),
+			w.ofServer("%v", perElection(w.serverCPU, r.result, w)), w.ofServer("%.2f", cost(r.result, w)/cost(rows[0].result, rows[0].window)),
+			float64(w.Heap)/all/1e3, float64(w.Stack)/all/1e3, float64(w.Goroutines)/all, w.connections,
+			w.ofServer("%.1f", float64(w.status["Connections"])/seconds), w.ofServer("%.0f", float64(w.status["Questions"])/seconds),
+			w.ofServer("%.0f", float64(w.status["Innodb_data_fsyncs"])/seconds),
 			float64(w.PoolWaits)/seconds, short(time.Duration(float64(w.PoolWait)/max(float64(w.PoolWaits), 1))),
 			ledAfter(r.result), short(r.stopped), float64(w.serverMemory)/1e6)
 	}
@@ -97,6 +99,14 @@ func cost(r *result, w *window) float64 {
 
 func perElection(cpu time.Duration, r *result, w *window) time.Duration {
 	return time.Duration(float64(cpu) / w.Duration.Seconds() / float64(r.elections)).Round(time.Microsecond)
+}
+
+// ofServer is a figure of the server's, unless it was restarted in the window.
+func (w *window) ofServer(format string, figure any) string {
+	if w.restarted {
+		return "-"
+	}
+	return fmt.Sprintf(format, figure)
 }
 
 func ledAfter(r *result) string {

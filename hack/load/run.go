@@ -78,6 +78,7 @@ type window struct {
 
 	began, ended time.Time
 	perProcess   []figures
+	restarted    bool // the server, whose figures began anew with that
 	serverCPU    time.Duration
 	serverMemory int64
 	busy         float64          // share of the machine's processors, whoever used them
@@ -149,7 +150,11 @@ func run(ctx context.Context, s settings) (r *result, err error) {
 	progress("%d of %d elections have a leader after %v", r.led, s.elections, r.started.Round(time.Millisecond))
 	sleep(ctx, time.Until(began.Add(s.spread+2*s.timings.RetryPeriod))) // until all candidates have started, and a bit
 
-	if r.quiet, err = f.measure(ctx, func() error { sleep(ctx, s.window); return nil }); err != nil {
+	quiet := s.window
+	if s.faults {
+		quiet = min(quiet, time.Minute) // long enough to compare with
+	}
+	if r.quiet, err = f.measure(ctx, func() error { sleep(ctx, quiet); return nil }); err != nil {
 		return nil, err
 	}
 	if s.faults {
@@ -331,12 +336,12 @@ func (f *fleet) measure(ctx context.Context, during func() error) (*window, erro
 	if err := f.tell(end); err != nil {
 		return nil, err
 	}
-	if pidNow, err := f.serverPID(ctx); err != nil {
+	pidNow, err := f.serverPID(ctx)
+	if err != nil {
 		return nil, err
-	} else if pidNow == pid { // else it was restarted, and its counters with it
-		w.serverCPU = cpuOf(pid) - cpu
 	}
-	w.serverMemory = residentMemory(pid)
+	w.restarted = pidNow != pid
+	w.serverCPU, w.serverMemory = cpuOf(pidNow)-cpu, residentMemory(pidNow)
 	after, err := f.status(ctx)
 	if err != nil {
 		return nil, err
