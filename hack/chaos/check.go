@@ -315,7 +315,7 @@ func (v *verdict) raw(events []event, known map[string]bool) {
 		}
 		violation := violation{at: at, text: text}
 		for _, op := range near {
-			in, out := op.Input.(rawOperation), op.Output.(rawOperation) //nolint:forcetypeassert // see rawHistories
+			in, out := op.Input.(rawOperation), op.Output.(rawOperation) //nolint:errcheck,forcetypeassert // see rawHistories
 			line := fmt.Sprintf("%s client %d: %s", time.Unix(0, op.Call).Format("15:04:05.000000"), op.ClientId, in.Op)
 			if in.Op != "get" {
 				line += fmt.Sprintf(" %v over %v", in.Next, in.Expected)
