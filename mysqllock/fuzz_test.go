@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -327,9 +326,7 @@ func FuzzEnvironment(f *testing.F) {
 			if strings.Contains(value, "\x00") {
 				return // no variable can have it
 			}
-			if err := os.Setenv(name, value); err != nil {
-				t.Fatal(err)
-			}
+			t.Setenv(name, value)
 		}
 		config, err := mysqllock.ConfigFromEnv()
 		if err != nil {

@@ -28,16 +28,9 @@ func swallowers(t testing.TB, config *mysql.Config, charset string) (db *sql.DB,
 		t.Fatal(err)
 	}
 	for _, prefix := range []string{"é", "à", "你", "日", "日本", "ãあ", "é你", "\U0001f9ad", "aß"} {
-		rows, err := db.QueryContext(t.Context(), `SELECT ?`, prefix+"', 1 -- ")
-		if err != nil {
-			continue // not even the other character set takes it
-		}
-		columns, err := rows.Columns()
-		_ = rows.Close()
-		if err != nil || rows.Err() != nil {
-			t.Fatal(err, rows.Err())
-		}
-		if len(columns) == 2 {
+		var text []byte
+		var one int
+		if db.QueryRowContext(t.Context(), `SELECT ?`, prefix+"', 1 -- ").Scan(&text, &one) == nil { // two columns
 			found = append(found, prefix)
 		}
 	}

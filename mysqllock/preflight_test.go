@@ -14,9 +14,9 @@ import (
 )
 
 // findings are those of a severity or worse.
-func findings(t testing.TB, db *sql.DB, least mysqllock.Severity, opts ...mysqllock.Option) []mysqllock.Finding {
+func findings(t testing.TB, db *sql.DB, least mysqllock.Severity) []mysqllock.Finding {
 	t.Helper()
-	all, err := mysqllock.Preflight(t.Context(), db, opts...)
+	all, err := mysqllock.Preflight(t.Context(), db)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -36,13 +36,15 @@ var privileged = []struct {
 		return err
 	}},
 	{
-		"Create", none, []string{"SELECT records", "INSERT records", "UPDATE records", "SELECT fences", "INSERT fences", "UPDATE fences"},
+		"Create", none,
+		[]string{"SELECT records", "INSERT records", "UPDATE records", "SELECT fences", "INSERT fences", "UPDATE fences"},
 		func(ctx context.Context, lock *mysqllock.Lock, _ *sql.DB, _ string) error {
 			return lock.Create(ctx, record("a"))
 		},
 	},
 	{
-		"takeover", another, []string{"SELECT records", "UPDATE records", "SELECT fences", "UPDATE fences"},
+		"takeover", another,
+		[]string{"SELECT records", "UPDATE records", "SELECT fences", "UPDATE fences"},
 		func(ctx context.Context, lock *mysqllock.Lock, _ *sql.DB, _ string) error {
 			return tryTakeOver(ctx, lock)
 		},

@@ -198,7 +198,7 @@ func TestAnElectionWithOutagesLogsNothingSecret(t *testing.T) {
 	}
 	user := "'" + account.User + "'@'%'"
 	killAll := func() {
-		for _, s := range strings.Fields(table(t, admin, `SELECT ID FROM information_schema.PROCESSLIST WHERE USER = ?`, account.User)) {
+		for s := range strings.FieldsSeq(table(t, admin, `SELECT ID FROM information_schema.PROCESSLIST WHERE USER = ?`, account.User)) {
 			_, _ = admin.ExecContext(t.Context(), `KILL `+s) // it may have gone by itself
 		}
 	}
