@@ -286,7 +286,10 @@ func TestALeaseIsReleasedAfterDrainingForLongerThanRenewDeadline(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	c := cadence{4 * time.Second, 1200 * time.Millisecond, 200 * time.Millisecond}
-	d := &drain{do: func(context.Context) error { time.Sleep(c.renewDeadline + 200*time.Millisecond); return nil }}
+	d := &drain{do: func(context.Context) error {
+		time.Sleep(c.renewDeadline + 200*time.Millisecond) // time has to pass: it is about how long the work took
+		return nil
+	}}
 	lock := newLock(t, db, "e", "a", c.option(), d.option())
 	mustSucceed(t, "Create", create(t.Context(), lock, c.record("a")))
 	mustSucceed(t, "the release", update(t.Context(), lock, record("")))
@@ -427,7 +430,8 @@ func TestALeaseThatWasNotRenewedForRenewDeadlineIsLeftToExpire(t *testing.T) {
 			early, late := newLock(t, db, c.name+", early", "a", c.opts...), newLock(t, db, c.name+", late", "a", c.opts...)
 			began := time.Now()
 			mustSucceed(t, "Create", create(t.Context(), late, recordFor("a", 10)))
-			time.Sleep(c.limit * 6 / 10) // time has to pass
+			// Time has to pass: a renewal is late by the clock, and by nothing that can be waited for.
+			time.Sleep(c.limit * 6 / 10)
 			mustSucceed(t, "Create", create(t.Context(), early, recordFor("a", 10)))
 			time.Sleep(time.Until(began.Add(c.limit + 50*time.Millisecond)))
 			mustSucceed(t, "the release of a leader that renewed lately", update(t.Context(), early, recordFor("", 1)))

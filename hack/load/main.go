@@ -32,7 +32,7 @@ func main() {
 	flag.IntVar(&s.candidates, "candidates", 3, "of each election: one leads, the others poll")
 	flag.DurationVar(&s.window, "window", time.Minute, "for how long is measured")
 	flag.DurationVar(&s.spread, "spread", 10*time.Second, "in which the candidates start, so that they don't act in lockstep")
-	flag.StringVar(&s.durability, "durability", durable, strings.Join(durabilities, ", ")+": what a commit waits for; see RESULTS.md")
+	flag.StringVar(&s.durability, "durability", durable, strings.Join(durabilities, ", ")+": what a commit waits for")
 	flag.BoolVar(&s.batch, "batch", false, "the candidates of a process share a mysqllock.Batch")
 	flag.BoolVar(&s.faults, "faults", false, "a second window, with faults; the first is then a minute at most")
 	flag.DurationVar(&s.outage, "outage", 5*time.Second, "the longest fault")
