@@ -29,7 +29,7 @@ var breaks = []struct {
 }{
 	{
 		"a compare-and-swap that does not compare",
-		strings.NewReplacer("r.version = ? AND r.leader_uid = ", "(r.version = ? OR 1 = 1) AND '' <> "),
+		strings.NewReplacer("COALESCE(r.version, 0) = ? AND COALESCE(HEX(r.leader_uid), LEFT('-', 0)) = ", "(r.version = ? OR 1 = 1) AND '-' <> "),
 		[]string{"of candidates that saw the same row one wins", "a compare-and-swap with an older row changes nothing"},
 	},
 	{
