@@ -38,12 +38,8 @@ vet_and_test() {
 test_newest() {
 	newest_client_go "$temporary" || return
 	local tests
-	tests=$(sed -n 's/^func \(Test[A-Za-z0-9]*\)(.*/\1/p' mysqllock/elector_test.go mysqllock/elect_test.go | paste -sd '|' -)
-	if [ -z "$tests" ]; then
-		printf 'there is no test in mysqllock/elector_test.go and mysqllock/elect_test.go\n' >&2
-		return 1
-	fi
-	go test -modfile="$temporary/go.mod" -race -shuffle=on -run "^($tests)\$" ./mysqllock
+	tests=$(tests_in elector elect) || return
+	go test -modfile="$temporary/go.mod" -race -shuffle=on -run "$tests" ./mysqllock
 }
 
 # -o: one main package alone would be written to where its folder is.

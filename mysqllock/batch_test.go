@@ -21,7 +21,7 @@ import (
 )
 
 // batchVariable makes every Lock of these tests one of many with a Batch, if it
-// is set: hack/test.sh runs the tests of safety a second time so.
+// is set: hack/matrix.sh runs the tests of safety a second time so.
 const batchVariable = "MYSQLLOCK_TEST_BATCH"
 
 var companies sync.Map // *sql.DB -> *mysqllock.Batch
