@@ -7,6 +7,7 @@
 #	hack/bench.sh rivals                  against v0's statement, GET_LOCK and an embedded etcd
 #	hack/bench.sh transact                guarded transactions against unguarded ones
 #	hack/bench.sh failover                crash, SIGTERM and cold start with three sets of timings
+#	hack/bench.sh cluster                 on three nodes of Galera, or on two of Group Replication for a MySQL (not in all)
 #	hack/bench.sh -rounds 9 parts rivals  more rounds (flags: -help)
 #
 # MYSQLLOCK_TEST_SERVER names another server program. Let the machine do nothing else meanwhile, and mind the lines
@@ -14,7 +15,7 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-if [ $# -eq 0 ]; then fail "say what to measure" "hack/bench.sh parts|rivals|transact|failover|all"; fi
+if [ $# -eq 0 ]; then fail "say what to measure" "hack/bench.sh parts|rivals|transact|failover|cluster|all"; fi
 need_go
 need_server "the measurements start a private one and delete it again" "measure on a machine that has one"
 
@@ -22,5 +23,11 @@ temporary=$(mktemp -d)
 trap 'rm -rf "$temporary"' EXIT
 say "compiles hack/bench, with an etcd in it (some minutes the first time)"
 (cd hack/bench && go build -o "$temporary/bench" .)
+for argument; do
+	if [ "$argument" = cluster ] && [ -z "${MYSQLLOCK_TEST_GALERA:-}" ] && "$MYSQLLOCK_TEST_SERVER" --no-defaults --version 2>/dev/null | grep -q MariaDB; then
+		MYSQLLOCK_TEST_GALERA=$(hack/servers/get.sh galera)
+		export MYSQLLOCK_TEST_GALERA
+	fi
+done
 "$temporary/bench" -folder hack/bench "$@"
 say "the results are in hack/bench/RESULTS.md"

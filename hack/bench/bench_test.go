@@ -100,9 +100,9 @@ func startForBenchmark(b *testing.B) *server {
 	return s
 }
 
-func benchmark(b *testing.B, make func(context.Context, *server, int) ([]arm, func(), error)) {
+func benchmark(b *testing.B, armsOf func(context.Context, *server, int) ([]arm, func(), error)) {
 	s := startForBenchmark(b)
-	arms, done, err := make(b.Context(), s, 1)
+	arms, done, err := armsOf(b.Context(), s, 1)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -210,16 +210,19 @@ func (b *bench) failover(ctx context.Context, t timings) (_ []distribution, l lo
 		return nil, l, err
 	}
 	if l, err = b.load(ctx, max(5*t.Retry, 5*time.Second)); err != nil {
-		return nil, l, errors.Join(err, end(leader, standby))
+		end(leader, standby)
+		return nil, l, err
 	}
 	l.lost = leader.lost()
 	signalled := time.Now()
 	if err := leader.process.Process.Signal(syscall.SIGTERM); err != nil {
-		return nil, l, errors.Join(err, end(leader, standby))
+		end(leader, standby)
+		return nil, l, err
 	}
 	handover, err := standby.lead(ctx, "SIGTERM", signalled)
 	if err != nil {
-		return nil, l, errors.Join(err, end(leader, standby))
+		end(leader, standby)
+		return nil, l, err
 	}
 	leader.wait()
 	standby.end()
@@ -230,7 +233,8 @@ func (b *bench) failover(ctx context.Context, t timings) (_ []distribution, l lo
 		return nil, l, err
 	}
 	if err := sleep(ctx, 2*t.Retry); err != nil {
-		return nil, l, errors.Join(err, end(leader, standby))
+		end(leader, standby)
+		return nil, l, err
 	}
 	l.lost += leader.lost()
 	killed := time.Now()
@@ -264,10 +268,9 @@ func (b *bench) failover(ctx context.Context, t timings) (_ []distribution, l lo
 }
 
 // end gives both up.
-func end(leader *child, standby *standbys) error {
+func end(leader *child, standby *standbys) {
 	leader.kill()
 	standby.end()
-	return nil
 }
 
 // load measures what the server does for the elections that are under way.

@@ -4,10 +4,13 @@ go 1.26.0
 
 replace github.com/mysqllock/go-leaderelection-mysql => ../../
 
+replace github.com/mysqllock/go-leaderelection-mysql/hack => ../
+
 require (
 	github.com/go-logr/logr v1.4.4
 	github.com/go-sql-driver/mysql v1.10.1
 	github.com/mysqllock/go-leaderelection-mysql v0.0.0
+	github.com/mysqllock/go-leaderelection-mysql/hack v0.0.0
 	go.etcd.io/etcd/client/v3 v3.7.3
 	go.etcd.io/etcd/server/v3 v3.7.3
 	gonum.org/v1/plot v0.17.0

@@ -35,7 +35,11 @@ var parts = []part{
 	{"rivals", "Against what one would otherwise use", runRivals},
 	{"transact", "Guarded transactions", runTransact},
 	{"failover", "Failover and handover", runFailover},
+	{cluster, "In a cluster", runCluster},
 }
+
+// cluster is a part that "all" leaves out: it needs more than a server.
+const cluster = "cluster"
 
 func main() {
 	// Of an elector's words none is wanted: what it loses is counted.
@@ -53,7 +57,7 @@ func main() {
 	flag.IntVar(&b.trials, "trials", 30, "elections in each scenario of a failover")
 	flag.StringVar(&b.folder, "folder", ".", "of RESULTS.md and the plots")
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "usage: bench [flags] parts|rivals|transact|failover|all")
+		fmt.Fprintln(flag.CommandLine.Output(), "usage: bench [flags] parts|rivals|transact|failover|cluster|all")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
@@ -76,7 +80,7 @@ func (b *bench) run(ctx context.Context, chosen []string) error {
 		return errors.New("name the parts to run; rounds, slice and trials are positive; see -help")
 	}
 	for _, p := range parts {
-		if !all && !slices.Contains(chosen, p.name) {
+		if !slices.Contains(chosen, p.name) && (!all || p.name == cluster) {
 			continue
 		}
 		if err := b.runPart(ctx, p); err != nil {

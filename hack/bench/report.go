@@ -32,10 +32,9 @@ itself under a second name: its distance from 1.00 is noise. CPU is of all proce
 
 // section is the text of one part on one server.
 type section struct {
-	b     *bench
-	part  part
-	text  bytes.Buffer
-	plots int
+	b    *bench
+	part part
+	text bytes.Buffer
 }
 
 func newSection(b *bench, p part) *section {
