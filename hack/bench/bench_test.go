@@ -39,6 +39,9 @@ func TestEveryPartWritesItsSectionAndASecondRunReplacesIt(t *testing.T) {
 	}
 	at := 0
 	for _, p := range parts {
+		if p.name == cluster {
+			continue // not in "all"
+		}
 		if n := strings.Count(string(text), "## "+p.title+": "); n != 1 {
 			t.Errorf("%d sections %q, want 1", n, p.title)
 		}
