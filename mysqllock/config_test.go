@@ -975,6 +975,7 @@ func (s *realServer) testAbandoned(t *testing.T) {
 type pki struct {
 	pool                                             *x509.CertPool
 	ca, serverCert, serverKey, clientCert, clientKey string
+	expiredCert, expiredKey                          string // of the server as well
 }
 
 func newPKI(t *testing.T) *pki {
@@ -999,7 +1000,10 @@ func newPKI(t *testing.T) *pki {
 		if err != nil {
 			t.Fatal(err)
 		}
-		template.SerialNumber, template.NotBefore, template.NotAfter = serial, now.Add(-time.Hour), now.Add(time.Hour)
+		template.SerialNumber, template.NotBefore = serial, now.Add(-time.Hour)
+		if template.NotAfter.IsZero() {
+			template.NotAfter = now.Add(time.Hour)
+		}
 		if parent == nil {
 			parent, signer = template, key
 		}
@@ -1029,9 +1033,13 @@ func newPKI(t *testing.T) *pki {
 		}
 		return write(name+".pem", "CERTIFICATE", certificate.Raw), write(name+"-key.pem", "PRIVATE KEY", der)
 	}
-	p.serverCert, p.serverKey = pair("server", &x509.Certificate{
+	server := x509.Certificate{
 		DNSNames: []string{"db.internal"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	})
+	}
+	expired := server
+	expired.NotAfter = now.Add(-time.Minute)
+	p.serverCert, p.serverKey = pair("server", &server)
+	p.expiredCert, p.expiredKey = pair("expired", &expired)
 	p.clientCert, p.clientKey = pair("client", &x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
 	return p
 }

@@ -143,7 +143,10 @@ func advice(op string, err error, db *sql.DB) string {
 	}
 	var authority x509.UnknownAuthorityError
 	var hostname x509.HostnameError
+	var invalid x509.CertificateInvalidError
 	switch {
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return "renew the server's certificate, or set this machine's clock"
 	case errors.As(err, &authority):
 		return "name the authority that signed the server's certificate in the TLS configuration (MYSQL_TLS_CA)"
 	case errors.As(err, &hostname):
@@ -196,6 +199,7 @@ func publicText(err error) string {
 		op       *net.OpError
 		dns      *net.DNSError
 		hostname x509.HostnameError
+		invalid  x509.CertificateInvalidError
 	)
 	switch {
 	case errors.As(err, &status):
@@ -206,6 +210,8 @@ func publicText(err error) string {
 		return "looking up the server's address: " + address.ReplaceAllString(dns.Err, "...")
 	case errors.As(err, &op):
 		text = strings.ReplaceAll(text, op.Error(), op.Op+": "+publicText(op.Err))
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return text // it has times, which look like addresses, and none of those
 	case errors.As(err, &hostname):
 		text = strings.ReplaceAll(text, hostname.Error(), "the server's certificate is not for the host name that was dialled")
 	}

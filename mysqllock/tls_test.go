@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"net"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -87,6 +88,29 @@ func TestAnAccountThatRequiresTLSIsServedOnlyWithTheRightCA(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+func TestAServersExpiredCertificateIsRefusedWithTheReason(t *testing.T) {
+	pki := newPKI(t)
+	server, err := mysqltest.Start(t.Context(), mysqltest.Options{Args: []string{
+		"--ssl-ca=" + pki.ca, "--ssl-cert=" + pki.expiredCert, "--ssl-key=" + pki.expiredKey,
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := server.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	config := server.Config()
+	config.DBName = "mysql" // any that is there
+	_, err = connect(t, environment(t, config), map[string]string{"MYSQL_TLS_CA": pki.ca})
+	want := regexp.MustCompile(`^mysqllock: get "e": tls: failed to verify certificate: x509: certificate has expired or is not yet valid: ` +
+		`current time \S+ is after 20\S+; renew the server's certificate, or set this machine's clock$`)
+	if err == nil || !want.MatchString(err.Error()) {
+		t.Errorf("error %v", err)
 	}
 }
 
