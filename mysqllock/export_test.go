@@ -41,3 +41,10 @@ func (t *table) text() string {
 func ElectLeaderWithTimings(ctx context.Context, db *sql.DB, election string, lease, renewDeadline, retry time.Duration, becomeLeader func(context.Context), loseLeadership func()) error {
 	return electLeader(ctx, db, election, timings{lease, renewDeadline, retry}, becomeLeader, loseLeadership)
 }
+
+// ServerFindings are what Preflight finds in variables of a server alone.
+func ServerFindings(variables map[string]string) []Finding {
+	p := &preflight{variables: variables}
+	p.server()
+	return p.findings
+}

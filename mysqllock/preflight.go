@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -42,7 +43,8 @@ func (f Finding) String() string {
 //
 // Give it the account, the pool and the options that the lock will have. It
 // needs no privileges beyond the lock's own; what it may not look at it leaves
-// out. No findings of SeverityError mean that elections will work now; what a
+// out: on MySQL, whether a server that takes writes is a replica all the same,
+// which only accounts with REPLICATION CLIENT are told. No findings of SeverityError mean that elections will work now; what a
 // server's software makes of the statements is what mysqllocktest tells.
 //
 // An error is returned only if the database can't be asked at all.
@@ -64,6 +66,9 @@ func Preflight(ctx context.Context, db *sql.DB, opts ...Option) ([]Finding, erro
 	p := &preflight{ctx: ctx, conn: conn, options: o, variables: map[string]string{}}
 	if err := p.readVariables(); err != nil {
 		return nil, wrap("preflight", "", err, db)
+	}
+	if p.outsideCluster() {
+		return p.findings, nil // the node refuses whatever else could be asked
 	}
 	p.session()
 	if p.tables() {
@@ -87,7 +92,8 @@ type preflight struct {
 	ctx       context.Context
 	conn      *sql.Conn
 	options   options
-	variables map[string]string // the server's, as this session sees them
+	variables map[string]string // the server's, as this session sees them, and of its status
+	database  string            // of the tables
 	findings  []Finding
 }
 
@@ -101,22 +107,40 @@ const (
 	variablesSQL = `SHOW VARIABLES WHERE Variable_name IN ('version', 'autocommit', 'character_set_client', 'character_set_connection',` +
 		` 'character_set_results', 'read_only', 'super_read_only', 'transaction_read_only', 'tx_read_only', 'innodb_read_only', 'innodb_flush_log_at_trx_commit',` +
 		` 'log_bin', 'sync_binlog', 'binlog_format', 'innodb_doublewrite', 'wsrep_on', 'group_replication_group_name', 'have_ssl')`
+	// statusSQL does the same with its status.
+	statusSQL = `SHOW GLOBAL STATUS WHERE Variable_name IN ('wsrep_ready', 'wsrep_cluster_status', 'Slaves_running')`
 
 	// nothingElection is a name that no election can have, as it ends in a space.
 	nothingElection = "mysqllock preflight "
 )
 
 func (p *preflight) readVariables() error {
-	return each(p.ctx, p.conn, variablesSQL, nil, func(scan scanner) error {
-		var name, value string
-		err := scan(&name, &value)
-		p.variables[strings.ToLower(name)] = strings.ToUpper(value)
-		return err
-	})
+	for _, query := range []string{variablesSQL, statusSQL} {
+		if err := each(p.ctx, p.conn, query, nil, func(scan scanner) error {
+			var name, value string
+			err := scan(&name, &value)
+			p.variables[strings.ToLower(name)] = strings.ToUpper(value)
+			return err
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (p *preflight) is(variable string, values ...string) bool {
 	return slices.Contains(values, p.variables[variable])
+}
+
+// isOn tells also values of newer servers, such as read_only=NO_LOCK.
+func (p *preflight) isOn(variable string) bool { return !p.is(variable, "", "OFF", "0") }
+
+func (p *preflight) outsideCluster() bool {
+	outside := p.isOn("wsrep_on") && (!p.isOn("wsrep_ready") || !p.is("wsrep_cluster_status", "PRIMARY"))
+	if outside {
+		p.add(SeverityError, "wsrep_ready", "this node of Galera is not part of its cluster, and refuses all statements; wsrep_cluster_status is "+p.variables["wsrep_cluster_status"], "connect to a node that is")
+	}
+	return outside
 }
 
 func (p *preflight) session() {
@@ -132,26 +156,26 @@ func (p *preflight) session() {
 
 // tables tells whether there are tables to try grants on.
 func (p *preflight) tables() bool {
-	database := p.options.database
-	if database == "" {
+	p.database = p.options.database
+	if p.database == "" {
 		var name sql.NullString
 		if err := p.conn.QueryRowContext(p.ctx, `SELECT DATABASE()`).Scan(&name); err == nil {
-			database = name.String
+			p.database = name.String
 		}
 	}
-	if database == "" {
+	if p.database == "" {
 		p.add(SeverityError, "database", "the connection has none", "name one in the DSN (MYSQL_DBNAME) or by WithDatabase")
 		return false
 	}
 	there := true
 	for _, want := range []*table{recordsTable, fencesTable} {
-		have, err := find(p.ctx, p.conn, database, want)
+		have, err := find(p.ctx, p.conn, p.database, want)
 		switch {
 		case err != nil:
 			p.add(SeverityError, want.name, publicText(err), "drop or rename the table, or alter it by hand to what mysqllock.Schema says")
 		case have == nil:
 			there = false
-			p.add(SeverityError, want.name, "there is no such table in the database "+database+", or none that the account has a privilege on", "run mysqllock.Migrate or apply mysqllock.Schema, and grant SELECT, INSERT and UPDATE")
+			p.add(SeverityError, want.name, "there is no such table in the database "+p.database+", or none that the account has a privilege on", "run mysqllock.Migrate or apply mysqllock.Schema, and grant SELECT, INSERT and UPDATE")
 		case have.isV0():
 			there = false
 			p.add(SeverityError, want.name, "it is the table of the earlier go-leaderelection-mysql", "stop its candidates, and run mysqllock.Migrate, which upgrades it")
@@ -187,26 +211,92 @@ func (p *preflight) grants() {
 	if err := p.conn.QueryRowContext(p.ctx, probe, nothingElection).Scan(&token); err != nil && !errors.Is(err, sql.ErrNoRows) && number(err) != errOptionPreventsWrite && number(err) != errReadOnlyTransaction {
 		p.add(SeverityError, "server", "it does not take the statement that looks for guards: "+publicText(err), "use MariaDB 10.3, MySQL 8.0 or newer")
 	}
-	// Roles are left out: what a role adds only its own grants show.
+	p.needless()
+}
+
+const identifier = "`(?:[^`]|``)*`" + `|"(?:[^"]|"")*"|[^\s."]+` // as sql_mode and sql_quote_show_create have it
+
+var (
+	// grantOn takes a grant apart: its privileges, database, table, and the rest.
+	grantOn = regexp.MustCompile(`^GRANT (.+?) ON (` + identifier + `)\.(` + identifier + `) (TO .*)$`)
+	// columnList follows a privilege on columns.
+	columnList = regexp.MustCompile(` \([^)]*\)`)
+	// likePattern makes a regular expression of what regexp.QuoteMeta makes of a
+	// pattern of LIKE.
+	likePattern = strings.NewReplacer(`\\_`, `_`, `\\%`, `%`, `\\\\`, `\\`, `%`, `.*`, `_`, `.`)
+)
+
+// needless reads what the account may do beyond what a lock needs, by itself or
+// by the roles that the session has.
+func (p *preflight) needless() {
+	var everywhere, here []string
 	_ = each(p.ctx, p.conn, `SHOW GRANTS`, nil, func(scan scanner) error { // what it may not look at is left out
 		var grant string
 		if err := scan(&grant); err != nil {
 			return err
 		}
-		privileges, rest, ok := strings.Cut(strings.TrimPrefix(grant, "GRANT "), " ON *.* ")
-		if ok && privileges != "USAGE" && strings.HasPrefix(strings.TrimSpace(rest), "TO ") {
-			if len(privileges) > 100 {
-				privileges = privileges[:100] + "..."
+		parts := grantOn.FindStringSubmatch(grant)
+		if parts == nil {
+			return nil // a role, a routine
+		}
+		privileges := strings.Split(columnList.ReplaceAllString(parts[1], ""), ",")
+		if strings.Contains(parts[4], " WITH GRANT OPTION") {
+			privileges = append(privileges, "GRANT OPTION")
+		}
+		needed, list := []string{"USAGE", "SELECT", "INSERT", "UPDATE"}, &here
+		switch {
+		case parts[2] == "*":
+			needed, list = []string{"USAGE", "REPLICATION CLIENT", "BINLOG MONITOR", "SLAVE MONITOR"}, &everywhere // these only look
+		case !p.onTables(unquote(parts[2]), unquote(parts[3])):
+			return nil
+		}
+		for _, privilege := range privileges {
+			if privilege = strings.TrimSpace(privilege); !slices.Contains(needed, privilege) && !slices.Contains(*list, privilege) {
+				*list = append(*list, privilege)
 			}
-			p.add(SeverityWarning, "grants", "the account may do far more than a lock needs, on every database: "+privileges, "give the lock an account of its own with SELECT, INSERT and UPDATE on the two tables")
 		}
 		return nil
 	})
+	const remedy = "give the lock an account of its own with SELECT, INSERT and UPDATE on the two tables"
+	if everywhere != nil {
+		p.add(SeverityWarning, "grants", "the account may do far more than a lock needs, on every database: "+abridged(everywhere), remedy)
+	}
+	if here != nil {
+		severity := SeverityInfo // common where the application has one account
+		if slices.Contains(here, "GRANT OPTION") {
+			severity = SeverityWarning
+		}
+		p.add(severity, "grants", "the account may do more with the tables than a lock needs, so that by mistake fencing tokens could begin anew: "+abridged(here), remedy)
+	}
+}
+
+// onTables tells whether a grant on that table, or "*", is one on the lock's.
+func (p *preflight) onTables(database, table string) bool {
+	if table == "*" {
+		matches, err := regexp.MatchString(`(?is)^`+likePattern.Replace(regexp.QuoteMeta(database))+`$`, p.database)
+		return matches && err == nil
+	}
+	return strings.EqualFold(database, p.database) && (table == recordsTable.name || table == fencesTable.name)
+}
+
+func unquote(name string) string {
+	if quote := name[:1]; quote == "`" || quote == `"` {
+		return strings.ReplaceAll(name[1:len(name)-1], quote+quote, quote)
+	}
+	return name
+}
+
+func abridged(privileges []string) string {
+	text := strings.Join(privileges, ", ")
+	if len(text) > 100 {
+		text = text[:100] + "..."
+	}
+	return text
 }
 
 func (p *preflight) server() {
 	for _, name := range []string{"super_read_only", "read_only", "innodb_read_only"} {
-		if p.is(name, "ON", "1") {
+		if p.isOn(name) {
 			p.add(SeverityError, name, "the server is read-only, perhaps a replica", "connect to the primary")
 			break
 		}
@@ -233,15 +323,28 @@ func (p *preflight) durability() {
 }
 
 func (p *preflight) replication() {
-	galera, group := p.is("wsrep_on", "ON", "1"), p.variables["group_replication_group_name"] != ""
+	galera, group := p.isOn("wsrep_on"), p.variables["group_replication_group_name"] != ""
 	switch {
 	case galera:
 		p.add(SeverityInfo, "wsrep_on", "Galera: Guard and Transact write to the fence row, as locks are known to one node only; guarded transactions of one election wait for each other", "expect error 1213 at a commit, and try again")
 	case group:
 		p.add(SeverityInfo, "group_replication_group_name", "Group Replication: Guard and Transact write to the fence row, as locks are known to one member only", "expect error 1213 or 3101 at a commit, and try again")
+	case !p.isOn("read_only") && p.isReplica():
+		p.add(SeverityWarning, "replication", "the server takes writes, but is a replica of another one: candidates at both would elect two", "connect to the primary, and set read_only on its replicas; on one that was promoted RESET REPLICA ALL")
 	case p.is("log_bin", "ON", "1"):
 		p.add(SeverityInfo, "log_bin", "the binary log is on; if an asynchronous replica is promoted, it may lack the last term and its token", "promote only a replica that has everything, as semi-synchronous replication makes likely")
 	}
+}
+
+// isReplica tells one of MariaDB that replicates now, and, if the account may
+// know it, any.
+func (p *preflight) isReplica() bool {
+	replica := p.isOn("slaves_running")
+	_ = each(p.ctx, p.conn, `SHOW REPLICA STATUS`, nil, func(scanner) error {
+		replica = true
+		return nil
+	}) // what it may not look at is left out
+	return replica
 }
 
 func (p *preflight) encryption() {

@@ -1,6 +1,7 @@
 package mysqllock_test
 
 import (
+	"context"
 	"database/sql"
 	"net"
 	"strings"
@@ -105,6 +106,85 @@ func TestPreflightFindsMissingAndNeedlessGrants(t *testing.T) {
 	wantFinding(t, open(t, config), mysqllock.SeverityWarning, "grants", "far more than a lock needs")
 }
 
+func TestPreflightFindsNeedlessGrantsOnTheTables(t *testing.T) {
+	t.Parallel()
+	admin, config := newTables(t)
+	newLedger(t, config)
+	escaped := strings.ReplaceAll(config.DBName, "_", `\_`)
+	for _, c := range []struct {
+		grant, parameters string
+		severity          mysqllock.Severity // empty: nothing is to be found
+		problem           string
+	}{
+		{"ALL PRIVILEGES ON {db}.*", "", mysqllock.SeverityInfo, ": ALL PRIVILEGES"},
+		{"SELECT, DELETE, CREATE, DROP ON `" + escaped + "`.*", "", mysqllock.SeverityInfo, ": DELETE, CREATE, DROP"},
+		{"ALTER ON `mysqllock\\_t%`.*", "", mysqllock.SeverityInfo, ": ALTER"},
+		{"ALTER ON `mysqllock\\_t%`.*", "sql_mode=ANSI_QUOTES", mysqllock.SeverityInfo, ": ALTER"},
+		{"ALTER ON `" + escaped + "`.*", "sql_quote_show_create=0", mysqllock.SeverityInfo, ": ALTER"},
+		{"DELETE ON {db}.election_fences", "", mysqllock.SeverityInfo, ": DELETE"},
+		{"SELECT (leader_uid), REFERENCES (leader_uid, guards) ON {db}.election_fences", "", mysqllock.SeverityInfo, ": REFERENCES"},
+		{"USAGE ON {db}.election_records TO {user} WITH GRANT OPTION", "", mysqllock.SeverityWarning, ": GRANT OPTION"},
+
+		{"SELECT, INSERT, UPDATE ON {db}.*", "", "", ""},
+		{"REPLICATION CLIENT ON *.*", "", "", ""}, // MariaDB: BINLOG MONITOR
+		{"ALL PRIVILEGES ON `mysqllock\\_test`.*", "", "", ""},
+		{"ALL PRIVILEGES ON `mysqllock\\%`.*", "", "", ""},
+		{"ALL PRIVILEGES ON {db}.ledger", "", "", ""},
+	} {
+		t.Run(c.grant+" "+c.parameters, func(t *testing.T) {
+			account := newAccount(t, config, ordinary...)
+			user := "'" + account.User + "'@'%'"
+			grant := strings.NewReplacer("{db}", "`"+config.DBName+"`", "{user}", user).Replace(c.grant)
+			if !strings.Contains(grant, " TO ") {
+				grant += " TO " + user
+			}
+			exec(t, admin, "GRANT "+grant)
+			db := openDSN(t, account, "charset=utf8mb4&"+c.parameters)
+			if c.severity != "" {
+				wantFinding(t, db, c.severity, "grants", c.problem)
+				return
+			}
+			for _, severity := range []mysqllock.Severity{mysqllock.SeverityWarning, mysqllock.SeverityInfo} {
+				for _, f := range findings(t, db, severity) {
+					if f.Subject == "grants" {
+						t.Errorf("found %v", f)
+					}
+				}
+			}
+		})
+	}
+}
+
+func TestPreflightFindsNeedlessGrantsOfARoleAndOnADatabaseOfAnyName(t *testing.T) {
+	t.Parallel()
+	admin, config := newTables(t)
+	account := newAccount(t, config, ordinary...)
+	user, role := "'"+account.User+"'@'%'", account.User+"_role"
+	const odd = "`mysqllock_test o``d\"d`"
+	exec(t, admin, `CREATE DATABASE IF NOT EXISTS `+odd)
+	exec(t, admin, `CREATE ROLE `+role)
+	t.Cleanup(func() {
+		for _, statement := range []string{`DROP DATABASE ` + odd, `DROP ROLE ` + role} {
+			if _, err := open(t, config).ExecContext(context.Background(), statement); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	exec(t, admin, "GRANT DELETE ON `"+config.DBName+"`.* TO "+role)
+	exec(t, admin, `GRANT `+role+` TO `+user)
+	if server.MariaDB() {
+		exec(t, admin, `SET DEFAULT ROLE `+role+` FOR `+user)
+	} else {
+		exec(t, admin, `SET DEFAULT ROLE `+role+` TO `+user)
+	}
+	wantFinding(t, open(t, account), mysqllock.SeverityInfo, "grants", ": DELETE")
+
+	in := mysqllock.WithDatabase("mysqllock_test o`d\"d")
+	mustSucceed(t, "Migrate", func() error { return mysqllock.Migrate(t.Context(), admin, in) })
+	exec(t, admin, `GRANT SELECT, INSERT, UPDATE, DROP ON `+odd+`.* TO `+user)
+	wantFinding(t, open(t, account), mysqllock.SeverityInfo, "grants", ": DROP", in)
+}
+
 func TestPreflightFindsWhatIsWrongWithSessions(t *testing.T) {
 	t.Parallel()
 	_, config := newTables(t)
@@ -161,6 +241,17 @@ func TestPreflightFindsWhatIsWrongWithServers(t *testing.T) {
 
 	exec(t, db, `SET GLOBAL binlog_format = STATEMENT`)
 	wantFinding(t, open(t, config), mysqllock.SeverityWarning, "binlog_format", "STATEMENT", mysqllock.WithServerClock())
+}
+
+// Newer servers have further values.
+func TestPreflightTakesAllButOffForReadOnly(t *testing.T) {
+	t.Parallel()
+	for value, want := range map[string]bool{"ON": true, "1": true, "NO_LOCK": true, "NO_LOCK_NO_ADMIN": true, "OFF": false, "0": false, "": false} {
+		found := mysqllock.ServerFindings(map[string]string{"read_only": value})
+		if len(found) > 0 != want || want && (found[0].Severity != mysqllock.SeverityError || found[0].Subject != "read_only") {
+			t.Errorf("read_only=%s: %v", value, found)
+		}
+	}
 }
 
 func TestPreflightSaysWhyItCanNotLook(t *testing.T) {

@@ -125,3 +125,15 @@ func hasNumber(err error, numbers ...uint16) bool {
 	}
 	return slices.Contains(numbers, e.Number)
 }
+
+// wantFinding has Preflight find something of that severity about a subject.
+func wantFinding(t *testing.T, db *sql.DB, severity mysqllock.Severity, subject string) {
+	t.Helper()
+	found, err := mysqllock.Preflight(t.Context(), db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(found, func(f mysqllock.Finding) bool { return f.Severity == severity && f.Subject == subject }) {
+		t.Errorf("no %s about %s, but %v", severity, subject, found)
+	}
+}

@@ -27,6 +27,7 @@ func TestGaleraLetsOneWinAndNoStaleLeaderCommit(t *testing.T) {
 		}
 	})
 	testMultiWriter(t, cluster.Nodes)
+	wantFinding(t, openOn(t, cluster.Nodes[0], database), mysqllock.SeverityInfo, "wsrep_on")
 	t.Run("a node that was killed gets what it missed", func(t *testing.T) { testAbsence(t, cluster, cluster.Nodes[0], (*mysqltest.Server).Kill) })
 	t.Run("a node that is cut off refuses statements and gets what it missed", func(t *testing.T) {
 		away := cluster.Nodes[1]
@@ -45,6 +46,7 @@ func TestGroupReplicationLetsOneWinAndNoStaleLeaderCommit(t *testing.T) {
 		}
 	})
 	testMultiWriter(t, group.Nodes)
+	wantFinding(t, openOn(t, group.Nodes[0], database), mysqllock.SeverityInfo, "group_replication_group_name")
 }
 
 // testMultiWriter is what must hold where several nodes take writes.
@@ -288,6 +290,7 @@ func testAbsence(t *testing.T, cluster *Galera, away *mysqltest.Server, leave fu
 		t.Error("it takes a write without the others")
 	}
 	if hasNumber(err, 1047) {
+		wantFinding(t, onAway, mysqllock.SeverityError, "wsrep_ready")
 		err = cluster.Isolate(t.Context(), away, false)
 	} else {
 		err = away.Restart(t.Context())

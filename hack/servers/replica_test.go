@@ -15,6 +15,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
+	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
 
 // A promotion that loses writes is survived as follows: who held the lease in what is left holds it again, what a
@@ -24,6 +25,7 @@ func TestAPromotionThatLosesWritesLetsNoStaleLeaderCommit(t *testing.T) {
 	earlier, deposed := p.candidate(t, "earlier"), p.candidate(t, "deposed")
 	var lost int64 // the token of a term that a promotion lost
 
+	t.Run("Preflight tells a replica that takes writes", p.testPreflight)
 	t.Run("a lost takeover gives the lease back to the earlier holder", func(t *testing.T) {
 		if err := earlier.Create(t.Context(), record("earlier")); err != nil {
 			t.Fatal(err)
@@ -228,4 +230,43 @@ func (p pair) ledger(t *testing.T) (entries []string) {
 		t.Fatal(err)
 	}
 	return entries
+}
+
+func (p pair) testPreflight(t *testing.T) {
+	config := p.config.Clone()
+	config.User = "monitor"
+	admin := openOn(t, p.Primary, "")
+	exec(t, admin, `CREATE USER monitor@'127.0.0.1' IDENTIFIED BY '`+config.Passwd+`'`)
+	exec(t, admin, "GRANT SELECT, INSERT, UPDATE ON "+database+".* TO monitor@'127.0.0.1'")
+	if p.Primary.MariaDB() {
+		exec(t, admin, "GRANT SLAVE MONITOR ON *.* TO monitor@'127.0.0.1'")
+	} else {
+		exec(t, admin, "GRANT REPLICATION CLIENT ON *.* TO monitor@'127.0.0.1'")
+	}
+	if err := p.CatchUp(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	at := func(server *mysqltest.Server, user string) *sql.DB {
+		c := config.Clone()
+		c.User, c.Addr, c.DialFunc = user, server.Config().Addr, nil
+		return openConfig(t, c)
+	}
+	wantFinding(t, at(p.Primary, "monitor"), mysqllock.SeverityInfo, "log_bin") // and so no replica
+	wantFinding(t, at(p.Primary, "app"), mysqllock.SeverityInfo, "log_bin")
+	wantFinding(t, at(p.Replica, "monitor"), mysqllock.SeverityError, "read_only")
+
+	replica := openOn(t, p.Replica, "")
+	exec(t, replica, `SET GLOBAL read_only = 0`)
+	wantFinding(t, at(p.Replica, "monitor"), mysqllock.SeverityWarning, "replication")
+	if p.Replica.MariaDB() {
+		wantFinding(t, at(p.Replica, "app"), mysqllock.SeverityWarning, "replication")
+	}
+	if err := p.Hold(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wantFinding(t, at(p.Replica, "monitor"), mysqllock.SeverityWarning, "replication")
+	exec(t, replica, `SET GLOBAL read_only = 1`)
+	if err := p.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 }
