@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -112,6 +113,34 @@ func testUnsafeQuoting(t *testing.T, admin, db *sql.DB, config *mysql.Config, ch
 		}
 	}
 	mustSucceed(t, "a renewal", update(t.Context(), victim, record("victim")))
+}
+
+// The connection's own database may have a name that WithDatabase would refuse.
+func TestTheNameOfTheConnectionsDatabaseIsNeverSQL(t *testing.T) {
+	t.Parallel()
+	config := newConfig(t)
+	admin := open(t, config)
+	for i, character := range []string{"誠", "表", "功", "é", "你"} { // some end in a backslash, in gbk, sjis or big5
+		config := config.Clone()
+		config.DBName += character + "' OR 1 -- `"
+		quoted := "`" + strings.ReplaceAll(config.DBName, "`", "``") + "`"
+		config.DBName = url.PathEscape(config.DBName)
+		for _, parameters := range []string{"", "&character_set_results=utf8mb4"} {
+			for _, charset := range []string{"gbk", "sjis", "big5"} {
+				t.Run(fmt.Sprint(i, charset, parameters), func(t *testing.T) {
+					exec(t, admin, `CREATE DATABASE `+quoted)
+					defer exec(t, admin, `DROP DATABASE `+quoted)
+					db := openDSN(t, config, "interpolateParams=true&charset="+charset+parameters)
+					mustSucceed(t, "Migrate", func() error { return mysqllock.Migrate(t.Context(), db) })
+					mustSucceed(t, "Migrate again", func() error { return mysqllock.Migrate(t.Context(), db) })
+					exec(t, admin, `SELECT version FROM `+quoted+`.election_records`)
+					if found := findings(t, db, mysqllock.SeverityError); len(found) > 0 {
+						t.Errorf("Preflight found %v", found)
+					}
+				})
+			}
+		}
+	}
 }
 
 // Names beyond ASCII travel in another way than others. They must lock no more

@@ -191,15 +191,17 @@ func (l *Lock) statements(r resourcelock.LeaderElectionRecord) *statements {
 
 // tableNames fills {records} and {fences} in.
 func tableNames(database string) *strings.Replacer {
-	prefix := ""
-	if database != "" {
-		prefix = quoteIdentifier(database) + "."
-	}
+	prefix := qualifier(database)
 	return strings.NewReplacer("{records}", prefix+"election_records", "{fences}", prefix+"election_fences")
 }
 
-func quoteIdentifier(name string) string {
-	return "`" + strings.ReplaceAll(name, "`", "``") + "`"
+// qualifier is a database's name before that of a table; nothing if it has none,
+// as the table is in the connection's own then.
+func qualifier(database string) string {
+	if database == "" {
+		return ""
+	}
+	return "`" + strings.ReplaceAll(database, "`", "``") + "`."
 }
 
 // Lock is a resourcelock.Interface on one row of the table election_records.

@@ -169,7 +169,7 @@ func (p *preflight) tables() bool {
 	}
 	there := true
 	for _, want := range []*table{recordsTable, fencesTable} {
-		have, err := find(p.ctx, p.conn, p.database, want)
+		have, err := find(p.ctx, p.conn, p.options.database, want)
 		switch {
 		case err != nil:
 			p.add(SeverityError, want.name, publicText(err), "drop or rename the table, or alter it by hand to what mysqllock.Schema says")

@@ -85,7 +85,6 @@ func migrate(ctx context.Context, db *sql.DB, database string) error {
 		if name.String == "" {
 			return errors.New("the connection has no database; name one in the DSN (MYSQL_DBNAME) or by WithDatabase")
 		}
-		database = name.String
 	}
 
 	// Both are looked at before either is changed.
@@ -141,7 +140,8 @@ func discard(conn *sql.Conn) {
 	_ = conn.Raw(func(any) error { return driver.ErrBadConn }) // fails if it is closed already
 }
 
-// schemaStatements are those of Schema with the database's name put in.
+// schemaStatements are those of Schema with the database's name put in, if it
+// has one.
 func schemaStatements(database string) []string {
 	var statements []string
 	var text strings.Builder
@@ -152,7 +152,7 @@ func schemaStatements(database string) []string {
 	}
 	for s := range strings.SplitSeq(text.String(), ";") {
 		if s = strings.TrimSpace(s); s != "" {
-			statements = append(statements, strings.Replace(s, "EXISTS ", "EXISTS "+quoteIdentifier(database)+".", 1))
+			statements = append(statements, strings.Replace(s, "EXISTS ", "EXISTS "+qualifier(database), 1))
 		}
 	}
 	return statements
@@ -223,16 +223,20 @@ const (
 	// table, and lifts what would refuse them or hide rows from them.
 	migrateSessionSQL = `SET SESSION lock_wait_timeout = 1, sql_safe_updates = 0, sql_select_limit = 18446744073709551615`
 
+	// inDatabase: parameter (what WithDatabase says). The connection's own has a
+	// name of any characters, which would not travel safely in every character
+	// set, and so it never leaves the server.
+	inDatabase = `TABLE_SCHEMA = COALESCE(NULLIF(?, ''), DATABASE())`
 	// tableSQL: parameters (database, table); a row if it exists.
-	tableSQL = `SELECT COALESCE(ENGINE, TABLE_TYPE) FROM information_schema.TABLES WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ?`
+	tableSQL = `SELECT COALESCE(ENGINE, TABLE_TYPE) FROM information_schema.TABLES WHERE ` + inDatabase + ` AND TABLE_NAME = ?`
 	// columnsSQL: parameters (database, table); a row per column.
 	columnsSQL = `SELECT COLUMN_NAME, DATA_TYPE, COALESCE(CHARACTER_MAXIMUM_LENGTH, DATETIME_PRECISION, 0), IS_NULLABLE = 'YES',` +
 		` IS_NULLABLE = 'YES' OR COLUMN_DEFAULT IS NOT NULL OR EXTRA LIKE '%auto_increment%' OR EXTRA LIKE '%GENERATED%',` +
 		` COLLATION_NAME` +
-		` FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? ORDER BY ORDINAL_POSITION`
+		` FROM information_schema.COLUMNS WHERE ` + inDatabase + ` AND TABLE_NAME = ? ORDER BY ORDINAL_POSITION`
 	// primaryKeySQL: parameters (database, table); a row per column of the key.
 	primaryKeySQL = `SELECT IF(SUB_PART IS NULL, COLUMN_NAME, CONCAT(COLUMN_NAME, '(', SUB_PART, ')')) FROM information_schema.STATISTICS` +
-		` WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? AND INDEX_NAME = 'PRIMARY' ORDER BY SEQ_IN_INDEX`
+		` WHERE ` + inDatabase + ` AND TABLE_NAME = ? AND INDEX_NAME = 'PRIMARY' ORDER BY SEQ_IN_INDEX`
 )
 
 // find reads the definition of the table that is to be want: nil if there is
