@@ -32,7 +32,7 @@ var pageText string
 
 // html/template escapes names: anybody may have chosen them.
 var page = template.Must(template.New("page").Funcs(template.FuncMap{
-	"short": func(d time.Duration) string { return max(d, 0).Truncate(time.Second).String() },
+	"short": short,
 	"since": func(t time.Time) time.Duration { return time.Since(t) },
 }).Parse(pageText))
 
@@ -123,6 +123,21 @@ func serve(ctx context.Context, db *sql.DB, address string) error {
 		return err
 	}
 	return nil
+}
+
+// short is a duration in its two largest units, such as "3d 4h" or "15s".
+func short(d time.Duration) string {
+	seconds := int64(max(d, 0) / time.Second)
+	days, hours, minutes := seconds/86400, seconds/3600%24, seconds/60%60
+	switch {
+	case days > 0:
+		return fmt.Sprintf("%dd %dh", days, hours)
+	case hours > 0:
+		return fmt.Sprintf("%dh %dm", hours, minutes)
+	case minutes > 0:
+		return fmt.Sprintf("%dm %ds", minutes, seconds%60)
+	}
+	return fmt.Sprintf("%ds", seconds)
 }
 
 // entry is an election as JSON. Durations are seconds.

@@ -109,6 +109,17 @@ func TestThePageAndTheJSONShowAllElections(t *testing.T) {
 	}
 }
 
+func TestDurationsAreShort(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		-time.Second: "0s", 15*time.Second + time.Millisecond: "15s", time.Minute: "1m 0s", 3*time.Hour + 59*time.Second: "3h 0m",
+		26 * time.Hour: "1d 2h", 800 * 24 * time.Hour: "800d 0h",
+	} {
+		if got := short(d); got != want {
+			t.Errorf("%v is shown as %q, not %q", d, got, want)
+		}
+	}
+}
+
 func TestCheckTellsWhatIsWrong(t *testing.T) {
 	db := exampletest.NewDatabase(t)
 	bad := exampletest.Start(t, "bad", db.Env, nil, "-check")
