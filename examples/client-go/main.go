@@ -5,11 +5,12 @@
 //	go run ./client-go -id 1
 //	go run ./client-go -id 2
 //
-// It prints who leads:
+// The second one logs, until the first one has ended and some two seconds more:
 //
-//	I1123 15:04:05.000001 leaderelection.go:254] "Attempting to acquire leader lease..." lock="election_records/default/example"
-//	I1123 15:04:05.000002 main.go:120] "Controller loop..."
-//	I1123 15:04:07.000003 main.go:106] "New leader elected" identity="2"
+//	"Attempting to acquire leader lease..." lock="election_records/default/example"
+//	"New leader elected" identity="1"
+//	"Successfully acquired lease" lock="election_records/default/example"
+//	"Controller loop..."
 package main
 
 import (

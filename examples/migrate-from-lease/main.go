@@ -8,12 +8,14 @@
 // Begin step 3 only when no replica of step 1 is left: those two have no lock in common. Going back works in the same
 // way, step by step. All replicas need the same timings, and each an identity of its own.
 //
-//	go run ./migrate-from-lease -kubeconfig ~/.kube/config -step 2
+//	export MYSQL_USER=app MYSQL_PASSWORD=secret MYSQL_HOST=127.0.0.1 MYSQL_DBNAME=mydb
+//	go run ./migrate-from-lease -kubeconfig ~/.kube/config -id a -step 1
+//	go run ./migrate-from-lease -kubeconfig ~/.kube/config -id b -step 2
 //
-// It prints
+// The second one prints, when the first one has ended:
 //
-//	my-pod-1 leads (step 2)
-//	my-pod-1 sees that "my-pod-1" leads
+//	b sees that "b" leads
+//	b leads (step 2)
 //
 // MultiLock is deprecated in client-go, as Kubernetes itself has no other lock left to migrate from; it is still what
 // this needs, and a few lines to copy if it goes. One thing to know: MultiLock reads its second lock again just before it

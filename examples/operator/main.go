@@ -6,10 +6,11 @@
 //
 // A replica that leads logs
 //
-//	"msg"="Starting workers" "controller"="configmap" ... "worker count"=1
-//	"msg"="reconciled" ... "ConfigMap"={"name":"settings","namespace":"default"}
+//	"Starting workers" controller="configmap" ... worker count=1
+//	"reconciled" controller="configmap" ... ConfigMap="default/settings"
 //
 // and has leader_election_master_status{name="example-operator"} 1 among its metrics; the others wait.
+// A second one on the same machine needs other addresses: -metrics-bind-address=0 -health-probe-bind-address=0 for none.
 package main
 
 import (

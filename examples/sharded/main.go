@@ -8,7 +8,7 @@
 //
 //	a works on shard 3
 //	a stops work on shard 7
-//	a holds 4 of 12 shards, with 3 processes
+//	a holds 4 of 12 shards; processes: 3
 //
 // A process leads one more election, of its own, that nobody else competes for: so each can count the others. None holds
 // more than the number of shards divided by that of processes, rounded up, once the others have noticed it; with 10 shards
@@ -141,7 +141,7 @@ func (s *sharer) balance(ctx context.Context) {
 			stepDown()
 		}
 	}
-	if state := fmt.Sprintf("%s holds %d of %d shards, with %d processes", s.id, len(s.leads), s.shards, processes); state != s.told {
+	if state := fmt.Sprintf("%s holds %d of %d shards; processes: %d", s.id, len(s.leads), s.shards, processes); state != s.told {
 		fmt.Println(state)
 		s.told = state
 	}

@@ -76,7 +76,7 @@ func TestShardsAreSharedAsProcessesComeAndGo(t *testing.T) {
 	s.balanced(2)
 	c := start("c")
 	s.balanced(3)
-	a.Prints(t, "a holds 4 of 12 shards, with 3 processes", 1)
+	a.Prints(t, "a holds 4 of 12 shards; processes: 3", 1)
 	b.Kill()
 	s.gone(b)
 	s.balanced(2)
@@ -90,5 +90,5 @@ func TestShardsAreSharedAsProcessesComeAndGo(t *testing.T) {
 	a.Signal(t, syscall.SIGTERM)
 	a.Ends(t)
 	s.balanced(1)
-	b.Prints(t, "b holds 12 of 12 shards, with 1 processes", 1)
+	b.Prints(t, "b holds 12 of 12 shards; processes: 1", 1)
 }
