@@ -53,11 +53,19 @@ const (
 		` leader_transitions, strategy, preferred_holder, version, last_update, server, election_name)` +
 		` SELECT {text}, {text}, ?, ?, ?, ?, {text}, {text}, ?, UTC_TIMESTAMP(6), {server}, {name} FROM DUAL WHERE {session}`
 
-	// renewSQL is the compare-and-swap of a renewal and of a release:
-	// parameters (values of record, name, observed version, observed uid). One
-	// row if the row was as observed, none if not: two candidates that observed
-	// the same row can't both get one, as the first changes the version.
-	renewSQL = `UPDATE {records} AS r SET ` + assignments +
+	// renewSQL is the compare-and-swap of a renewal: parameters (values of
+	// record, name, observed version, own uid). One row if the row was as
+	// observed, none if not: nobody else writes the Lock's own uid, and another
+	// write of its own changes the version. Neither holder nor uid is ever empty
+	// here, and the uid is ASCII, which spares the server what releaseSQL does.
+	renewSQL = `UPDATE {records} AS r SET r.leader_name = {name}, r.leader_uid = {name}, ` + assignments +
+		` WHERE r.election_name = {name} AND {version} AND r.leader_uid = {name} AND {session}`
+
+	// releaseSQL is the compare-and-swap of a release: parameters (values of
+	// record, name, observed version, observed uid). One row or none as above:
+	// two candidates that observed the same row can't both get one, as the first
+	// changes the version.
+	releaseSQL = `UPDATE {records} AS r SET ` + names + assignments +
 		` WHERE r.election_name = {name} AND {version} AND {uid} AND {session}`
 
 	// takeOverSQL is the compare-and-swap that begins a term: parameters (uid,
@@ -68,7 +76,7 @@ const (
 	// takeover that waits for a guard doesn't hold the lease row meanwhile.
 	takeOverSQL = `UPDATE {fences} AS f STRAIGHT_JOIN {records} AS r ON r.election_name = f.election_name` +
 		` SET f.fencing_token = LAST_INSERT_ID(GREATEST(COALESCE(f.fencing_token, 0) + 1, TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)))),` +
-		` f.leader_uid = ?, ` + assignments +
+		` f.leader_uid = ?, ` + names + assignments +
 		` WHERE f.election_name = {name} AND {version} AND {uid} AND {session}`
 
 	// probeSQL finds out whether a transaction guards the current term, without
@@ -82,8 +90,9 @@ const (
 	insertFenceSQL = `INSERT INTO {fences} (election_name, fencing_token, leader_uid)` +
 		` SELECT {name}, 0, LEFT('-', 0) FROM DUAL WHERE {session}`
 
-	// assignments are the values of record in an UPDATE.
-	assignments = `r.leader_name = {text}, r.leader_uid = {text}, r.lease_duration_seconds = ?, r.acquire_time = ?, r.renew_time = ?,` +
+	// names and assignments are the values of record in an UPDATE.
+	names       = `r.leader_name = {text}, r.leader_uid = {text}, `
+	assignments = `r.lease_duration_seconds = ?, r.acquire_time = ?, r.renew_time = ?,` +
 		` r.leader_transitions = ?, r.strategy = {text}, r.preferred_holder = {text}, r.version = ?,` +
 		` r.last_update = UTC_TIMESTAMP(6), r.server = {server}`
 
@@ -128,7 +137,7 @@ const (
 
 // statements are the above in one wording.
 type statements struct {
-	poll, missing, insert, renew, takeOver, probe, insertFence string
+	poll, missing, insert, renew, release, takeOver, probe, insertFence string
 
 	hex bool // {name} and {text} are hexadecimal digits
 }
@@ -164,6 +173,7 @@ func (w wording) statements() *statements {
 			missing:     w.fill(missingSQL),
 			insert:      w.fill(insertSQL),
 			renew:       w.fill(renewSQL),
+			release:     w.fill(releaseSQL),
 			takeOver:    w.fill(takeOverSQL),
 			probe:       w.fill(probeSQL),
 			insertFence: w.fill(insertFenceSQL),
@@ -483,7 +493,8 @@ func (l *Lock) renew(o *operation, old *row, record resourcelock.LeaderElectionR
 		}
 	}
 	if !written {
-		if err := l.swap(o, old, next); err != nil {
+		statements := l.statements(record)
+		if err := l.swap(o, old, next, statements.renew, statements.text(l.uid)); err != nil {
 			return err
 		}
 	}
@@ -565,7 +576,7 @@ func (l *Lock) release(o *operation, old *row, record resourcelock.LeaderElectio
 			return fmt.Errorf("not released, the lease is left to expire: it was not renewed for %v, and an elector that gives up ends its work only after the release", limit)
 		}
 		next := &row{record: record, version: newVersion(old.version)}
-		err := l.swap(o, old, next)
+		err := l.swap(o, old, next, l.statements(record).release, hexUID(old))
 		var lost *lostError
 		switch {
 		case err == nil:
@@ -581,11 +592,12 @@ func (l *Lock) release(o *operation, old *row, record resourcelock.LeaderElectio
 	}
 }
 
-// swap writes next over old by renewSQL.
-func (l *Lock) swap(o *operation, old, next *row) error {
+// swap writes next over old by renewSQL or releaseSQL, with old's uid as that
+// takes it.
+func (l *Lock) swap(o *operation, old, next *row, statement, uid string) error {
 	statements := l.statements(next.record)
-	args := append(statements.values(next), statements.text(l.election), old.version, hexUID(old))
-	result, err := l.db.ExecContext(o.ctx, statements.renew, args...)
+	args := append(statements.values(next), statements.text(l.election), old.version, uid)
+	result, err := l.db.ExecContext(o.ctx, statement, args...)
 	if number(err) == errRecordChanged {
 		return l.changed(o, old, err)
 	}

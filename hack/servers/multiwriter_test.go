@@ -155,8 +155,8 @@ func testRaces(t *testing.T, dbs []*sql.DB) {
 		everywhere(t, dbs, leader)
 	}
 	t.Logf("%d rounds of %d candidates; wins by node: %v; the others: %v", rounds, len(candidates), wins, outcomes)
-	if slices.Min(wins) == 0 {
-		t.Error("nobody ever won on one of the nodes, so that nothing is shown")
+	if slices.Sort(wins); wins[len(wins)-2] == 0 {
+		t.Error("all the winners were on one node, so that nothing is shown")
 	}
 }
 
