@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
@@ -211,6 +212,34 @@ func ExampleWithDatabase() {
 	must(err)
 	fmt.Println("leader:", election.Holder)
 	// Output: leader: a
+}
+
+// The locks of a process with many elections send their renewals together.
+func ExampleWithBatch() {
+	ctx := context.Background()
+	db, drop := exampleDatabase(ctx)
+	defer drop()
+	var batch mysqllock.Batch // for all locks of this pool
+	var electors sync.WaitGroup
+	for shard := range 3 {
+		lock := lockOf(db, fmt.Sprintf("shard-%d", shard), "a", mysqllock.WithBatch(&batch))
+		must(tryTakeOver(ctx, lock))
+		electors.Add(1)
+		go func() {
+			defer electors.Done()
+			must(lock.Update(ctx, record("a"))) // an elector does this every RetryPeriod
+		}()
+	}
+	electors.Wait()
+	elections, err := mysqllock.ListElections(ctx, db)
+	must(err)
+	for _, election := range elections {
+		fmt.Println(election.Name, "is led by", election.Holder)
+	}
+	// Output:
+	// shard-0 is led by a
+	// shard-1 is led by a
+	// shard-2 is led by a
 }
 
 func ExampleWithEventTarget() {

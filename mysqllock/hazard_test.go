@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -161,8 +162,9 @@ func (a *arena) hold(t *testing.T, ours bool, p pace, run func(*contest) hazardR
 			return o
 		}
 		stalled := a.stalled(since)
-		if stalled > stall && attempt < 3 {
-			t.Logf("held again, as machine or server stalled for %v: %v, %q", stalled.Round(time.Millisecond), o, c.failures)
+		// The other lock is to show that the hazard is there, and needn't fall to it each time.
+		if (stalled > stall || !ours) && attempt < 3 {
+			t.Logf("held again (machine or server stalled for %v): %v, %q", stalled.Round(time.Millisecond), o, c.failures)
 			continue
 		}
 		for _, failure := range c.failures {
@@ -635,15 +637,18 @@ func TestHazardsOfTheStockElector(t *testing.T) {
 	var tests []test
 	for _, h := range hazards {
 		tests = append(tests, test{h.name, func(t *testing.T) {
-			var reference, ours hazardResult
-			together(t,
-				test{"LeaseLock's semantics", func(t *testing.T) {
+			var reference any = "not asked"
+			var ours hazardResult
+			contests := []test{{"Lock", func(t *testing.T) {
+				ours = a.hold(t, true, h.pace, h.run, unbroken)
+			}}}
+			if os.Getenv(batchVariable) == "" { // which is nothing to the other lock
+				contests = append(contests, test{"LeaseLock's semantics", func(t *testing.T) {
 					// Otherwise the test would show nothing.
 					reference = a.hold(t, false, h.pace, h.run, func(o hazardResult) bool { return o.broken != h.sound })
-				}},
-				test{"Lock", func(t *testing.T) {
-					ours = a.hold(t, true, h.pace, h.run, unbroken)
 				}})
+			}
+			together(t, contests...)
 			t.Logf("HAZARD | %s | %v | %v", h.name, reference, ours)
 		}})
 	}
