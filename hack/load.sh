@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures what many elections cost one server, and what becomes of their leases under faults. hack/load.sh -help lists
-# the flags. Needs an idle machine, and leaves nothing behind.
+# the flags; hack/load/RESULTS.md has results. Needs an idle machine, and leaves nothing behind.
 #
 #	hack/load.sh -elections 100,1000 -processes 1,10                   four runs, about seven minutes
 #	hack/load.sh -faults -elections 2000 -processes 6 -window 10m      a quiet minute, and then ten with faults

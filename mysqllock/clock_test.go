@@ -13,7 +13,6 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
-	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
 
 // cadence is LeaseDuration, RenewDeadline and RetryPeriod of an elector.
@@ -255,19 +254,7 @@ func TestALiveLeaderWhoseRowLooksExpiredIsNotTakenOver(t *testing.T) {
 // can't tell how old the row is.
 func TestARowOfAnotherServerOrOfBeforeARestartIsLeftToObservation(t *testing.T) {
 	t.Parallel()
-	own, err := mysqltest.Start(t.Context(), mysqltest.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := own.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	config := own.Config()
-	if config.DBName, err = own.CreateDatabase(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	own, config := ownServer(t)
 	c := cadence{2 * time.Second, 1200 * time.Millisecond, 200 * time.Millisecond}
 	over := c.lease + 500*time.Millisecond
 

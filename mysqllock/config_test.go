@@ -619,21 +619,8 @@ func writePacket(w io.Writer, sequence byte, body []byte) error {
 // parts change global variables.
 func TestOpenOnARealServer(t *testing.T) {
 	pki := newPKI(t)
-	server, err := mysqltest.Start(t.Context(), mysqltest.Options{Args: []string{
-		"--ssl-ca=" + pki.ca, "--ssl-cert=" + pki.serverCert, "--ssl-key=" + pki.serverKey,
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	s := &realServer{Server: server, pki: pki, admin: open(t, server.Config())}
-	if s.database, err = server.CreateDatabase(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	server, config := ownServer(t, "--ssl-ca="+pki.ca, "--ssl-cert="+pki.serverCert, "--ssl-key="+pki.serverKey)
+	s := &realServer{Server: server, pki: pki, admin: open(t, server.Config()), database: config.DBName}
 	if err := mysqllock.Migrate(t.Context(), open(t, s.config())); err != nil {
 		t.Fatal(err)
 	}

@@ -287,7 +287,8 @@ func TestALeaseIsReleasedAfterDrainingForLongerThanRenewDeadline(t *testing.T) {
 	db, _ := newTables(t)
 	c := cadence{4 * time.Second, 1200 * time.Millisecond, 200 * time.Millisecond}
 	d := &drain{do: func(context.Context) error {
-		time.Sleep(c.renewDeadline + 200*time.Millisecond) // time has to pass: it is about how long the work took
+		// A fixed time: this is the work, and how long it takes is what the test is about.
+		time.Sleep(c.renewDeadline + 200*time.Millisecond)
 		return nil
 	}}
 	lock := newLock(t, db, "e", "a", c.option(), d.option())
@@ -430,10 +431,10 @@ func TestALeaseThatWasNotRenewedForRenewDeadlineIsLeftToExpire(t *testing.T) {
 			early, late := newLock(t, db, c.name+", early", "a", c.opts...), newLock(t, db, c.name+", late", "a", c.opts...)
 			began := time.Now()
 			mustSucceed(t, "Create", create(t.Context(), late, recordFor("a", 10)))
-			// Time has to pass: a renewal is late by the clock, and by nothing that can be waited for.
+			// Fixed times, here and below: a renewal is late by the clock alone, and no condition tells that it is.
 			time.Sleep(c.limit * 6 / 10)
 			mustSucceed(t, "Create", create(t.Context(), early, recordFor("a", 10)))
-			time.Sleep(time.Until(began.Add(c.limit + 50*time.Millisecond)))
+			time.Sleep(time.Until(began.Add(c.limit + 50*time.Millisecond))) // a fixed time, as above
 			mustSucceed(t, "the release of a leader that renewed lately", update(t.Context(), early, recordFor("", 1)))
 			err := late.Update(t.Context(), recordFor("", 1))
 			if err == nil || apierrors.IsConflict(err) || !strings.Contains(err.Error(), fmt.Sprintf("not renewed for %v", c.limit)) {

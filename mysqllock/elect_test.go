@@ -18,7 +18,6 @@ import (
 	"github.com/go-sql-driver/mysql"
 
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
-	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
 
 // patience is for what takes milliseconds, or some retries, on an idle machine.
@@ -535,19 +534,7 @@ func TestATakeoverThatAStopMeetsIsReleased(t *testing.T) {
 
 func TestAnOutageLongerThanTheLeaseIsSurvived(t *testing.T) {
 	t.Parallel()
-	own, err := mysqltest.Start(t.Context(), mysqltest.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := own.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	config := own.Config()
-	if config.DBName, err = own.CreateDatabase(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	own, config := ownServer(t)
 	const lease = 5 * time.Second
 	db := open(t, config)
 	c := elect(t, db, "e", lease, 2*time.Second, untilDone, nothing)

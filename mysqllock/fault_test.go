@@ -20,7 +20,6 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
-	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
 
 // busyMachine is how much later than its deadline a call may return on a machine
@@ -430,19 +429,7 @@ func TestAServerThatGoesAwayInMidStatementIsAnErrorAndNoTimeout(t *testing.T) {
 // A hung server, a crash in mid-statement, and a restart, of one real server.
 func TestAServerThatHangsOrCrashesEndsNoCallLateAndTheNextOneSucceeds(t *testing.T) {
 	locks := map[string]*mysqllock.Lock{} // by the pool's name and the candidate's
-	own, err := mysqltest.Start(t.Context(), mysqltest.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := own.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	config := own.Config()
-	if config.DBName, err = own.CreateDatabase(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	own, config := ownServer(t)
 	admin := open(t, config)
 	mustSucceed(t, "Migrate", func() error { return mysqllock.Migrate(t.Context(), admin) })
 	account := newAccount(t, config, ordinary...)

@@ -162,8 +162,8 @@ func (a *arena) hold(t *testing.T, ours bool, p pace, run func(*contest) hazardR
 			return o
 		}
 		stalled := a.stalled(since)
-		// The other lock is to show that the hazard is there, and needn't fall to it each time.
-		if (stalled > stall || !ours) && attempt < 3 {
+		// The other lock needn't fall to a hazard each time to show that it is there.
+		if (stalled > stall || !ours && !o.broken) && attempt < 3 {
 			t.Logf("held again (machine or server stalled for %v): %v, %q", stalled.Round(time.Millisecond), o, c.failures)
 			continue
 		}

@@ -54,6 +54,26 @@ func newConfig(t testing.TB) *mysql.Config {
 	return config
 }
 
+// ownServer starts a server for one test, with these arguments more, and returns
+// it with the administrator's configuration for a database of it.
+func ownServer(t *testing.T, args ...string) (*mysqltest.Server, *mysql.Config) {
+	t.Helper()
+	own, err := mysqltest.Start(t.Context(), mysqltest.Options{Args: args})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := own.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	config := own.Config()
+	if config.DBName, err = own.CreateDatabase(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return own, config
+}
+
 // open is mysqllock.Open for the duration of a test.
 func open(t testing.TB, config *mysql.Config) *sql.DB {
 	t.Helper()

@@ -44,8 +44,9 @@ func (f Finding) String() string {
 // Give it the account, the pool and the options that the lock will have. It
 // needs no privileges beyond the lock's own; what it may not look at it leaves
 // out: on MySQL, whether a server that takes writes is a replica all the same,
-// which only accounts with REPLICATION CLIENT are told. No findings of SeverityError mean that elections will work now; what a
-// server's software makes of the statements is what mysqllocktest tells.
+// which only accounts with REPLICATION CLIENT are told. No findings of
+// SeverityError mean that elections will work now; what a server's software
+// makes of the statements is what mysqllocktest tells.
 //
 // An error is returned only if the database can't be asked at all.
 func Preflight(ctx context.Context, db *sql.DB, opts ...Option) ([]Finding, error) {

@@ -11,7 +11,6 @@ import (
 	"github.com/go-sql-driver/mysql"
 
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
-	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
 
 // findings are those of a severity or worse.
@@ -216,15 +215,7 @@ func TestPreflightMeasuresTheRoundTrip(t *testing.T) {
 // What is the whole server's, on one of its own.
 func TestPreflightFindsWhatIsWrongWithServers(t *testing.T) {
 	t.Parallel()
-	server, err := mysqltest.Start(t.Context(), mysqltest.Options{Args: []string{"--innodb-flush-log-at-trx-commit=2", "--log-bin=b", "--server-id=7", "--sync-binlog=0"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = server.Close() })
-	config := server.Config()
-	if config.DBName, err = server.CreateDatabase(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	_, config := ownServer(t, "--innodb-flush-log-at-trx-commit=2", "--log-bin=b", "--server-id=7", "--sync-binlog=0")
 	db := open(t, config)
 	mustSucceed(t, "Migrate", func() error { return mysqllock.Migrate(t.Context(), db) })
 	wantFinding(t, db, mysqllock.SeverityWarning, "innodb_flush_log_at_trx_commit", "a term that was acknowledged")

@@ -208,10 +208,10 @@ func sessionStatus(t testing.TB, db *sql.DB, name string) string {
 }
 
 // waiting tells whether a session executes, or waits to execute, a statement
-// that begins with prefix and names the database.
-func waiting(t testing.TB, db *sql.DB, prefix, election string) bool {
+// that begins with prefix and has a text, such as an election's name, in it.
+func waiting(t testing.TB, db *sql.DB, prefix, text string) bool {
 	t.Helper()
-	return table(t, db, `SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE INFO LIKE ? AND INFO LIKE ?`, prefix+"%", "%"+election+"%") != "0"
+	return table(t, db, `SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE INFO LIKE ? AND INFO LIKE ?`, prefix+"%", "%"+text+"%") != "0"
 }
 
 func TestMigrateMakesTheTablesOnceAndThenNeedsOnlyTheLocksPrivileges(t *testing.T) {

@@ -10,28 +10,14 @@ import (
 	"testing"
 
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
-	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
 
 // An account that requires TLS, and everything that the environment can say
 // about TLS: what is refused is refused with the reason, and gets no further.
 func TestAnAccountThatRequiresTLSIsServedOnlyWithTheRightCA(t *testing.T) {
 	pki, other := newPKI(t), newPKI(t)
-	server, err := mysqltest.Start(t.Context(), mysqltest.Options{Args: []string{
-		"--ssl-ca=" + pki.ca, "--ssl-cert=" + pki.serverCert, "--ssl-key=" + pki.serverKey,
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	s := &realServer{Server: server, pki: pki, admin: open(t, server.Config())}
-	if s.database, err = server.CreateDatabase(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	server, config := ownServer(t, "--ssl-ca="+pki.ca, "--ssl-cert="+pki.serverCert, "--ssl-key="+pki.serverKey)
+	s := &realServer{Server: server, pki: pki, admin: open(t, server.Config()), database: config.DBName}
 	mustSucceed(t, "Migrate", func() error { return mysqllock.Migrate(t.Context(), open(t, s.config())) })
 
 	const (
@@ -93,20 +79,8 @@ func TestAnAccountThatRequiresTLSIsServedOnlyWithTheRightCA(t *testing.T) {
 
 func TestAServersExpiredCertificateIsRefusedWithTheReason(t *testing.T) {
 	pki := newPKI(t)
-	server, err := mysqltest.Start(t.Context(), mysqltest.Options{Args: []string{
-		"--ssl-ca=" + pki.ca, "--ssl-cert=" + pki.expiredCert, "--ssl-key=" + pki.expiredKey,
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	config := server.Config()
-	config.DBName = "mysql" // any that is there
-	_, err = connect(t, environment(t, config), map[string]string{"MYSQL_TLS_CA": pki.ca})
+	_, config := ownServer(t, "--ssl-ca="+pki.ca, "--ssl-cert="+pki.expiredCert, "--ssl-key="+pki.expiredKey)
+	_, err := connect(t, environment(t, config), map[string]string{"MYSQL_TLS_CA": pki.ca})
 	want := regexp.MustCompile(`^mysqllock: get "e": tls: failed to verify certificate: x509: certificate has expired or is not yet valid: ` +
 		`current time \S+ is after 20\S+; renew the server's certificate, or set this machine's clock$`)
 	if err == nil || !want.MatchString(err.Error()) {

@@ -198,10 +198,8 @@ func TestATakeoverThatWaitsForAGuardDoesNotHoldRenewalsUp(t *testing.T) {
 	// test, reads what that one read.)
 	seen := 0
 	eventually(t, patience, "the takeover waits", func() bool {
-		if table(t, db, `SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE INFO LIKE ?`, "UPDATE%STRAIGHT_JOIN%"+follower.Identity()+"%") == "0" {
+		if seen++; !waiting(t, db, "UPDATE election_fences", follower.Identity()) {
 			seen = 0
-		} else {
-			seen++
 		}
 		return seen == 20
 	})

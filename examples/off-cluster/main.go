@@ -10,8 +10,9 @@
 //	"ran" controller="jobs" job="cleanup" ... run=17
 //
 // The number of runs is kept in MySQL, by transactions that only the leader can commit: no run is counted twice, and none
-// is lost, whatever happens to the processes. A second one on
-// the same machine needs other addresses: -metrics-bind-address=0 -health-probe-bind-address=0 for none.
+// is lost, whatever happens to the processes.
+//
+// A second one on the same machine needs other addresses: -metrics-bind-address=0 -health-probe-bind-address=0 for none.
 package main
 
 import (
