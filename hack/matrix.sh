@@ -13,12 +13,12 @@ need_go
 for variable in ${!MYSQL_@}; do unset "$variable"; done # a person's own database has no part in this
 
 suites='conformance safety safety-batched'
-safety=$(tests_in cutoff clock elector fence hazard identity_takeover late ledger linearizability property race release retry session token)
+safety=$(tests_in cutoff clock elector fence hazard identity_takeover late ledger linearizability prepared property race release retry session token)
 # Not where tests count packets or sessions: the Locks that share a Batch with those of the test would count, too.
 batched=$(tests_in elector hazard identity_takeover ledger linearizability retry)
 uncounted='AtAnyPacketOfATakeover|TestAnAbandonedRelease|NeitherQueueNorWaitLong'
-# With MYSQLLOCK_TEST_DSN, not the one that starts a server of its own: there may be no program for it.
-own=${MYSQLLOCK_TEST_DSN:+BeforeARestart}
+# With MYSQLLOCK_TEST_DSN, not those that start a server of their own: there may be no program for it.
+own=${MYSQLLOCK_TEST_DSN:+BeforeARestart|PreparesNoMore}
 logs=$(mktemp -d)
 keep_logs=
 trap '[ -n "$keep_logs" ] || rm -rf "$logs"' EXIT

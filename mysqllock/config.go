@@ -325,6 +325,10 @@ const lockWait = "1"
 //
 //   - InterpolateParams: a statement is one round trip. Otherwise the driver
 //     prepares it first, which is another, and a renewal has 1.5 s for all.
+//     Only the poll of a follower is prepared, once by each connection, as that
+//     costs the server less each time; sent as text again where a proxy or
+//     max_prepared_stmt_count refuses that. In a pool of your own nothing is
+//     kept prepared.
 //   - The character set utf8mb4: names beyond ASCII are others in another one,
 //     and interpolation is open to injection in some (gbk, sjis, big5). Collation
 //     goes, as do character_set_* and collation_connection among the Params.
@@ -441,6 +445,9 @@ func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 	conn, err := once.Connect(bounded)
 	if err != nil && bounded.Err() != nil && ctx.Err() == nil {
 		return nil, fmt.Errorf("no connection to the server within %v: %w", c.config.Timeout, bounded.Err())
+	}
+	if whole, ok := conn.(driverConn); ok {
+		conn = &preparedConn{driverConn: whole}
 	}
 	return conn, err
 }

@@ -602,7 +602,11 @@ func (s *fakeServer) serve(conn net.Conn) error {
 			s.askedForTLS.Store(true)
 			return nil
 		}
-		if err := writePacket(conn, sequence+1, []byte{0, 0, 0, 2, 0, 0, 0}); err != nil {
+		reply := []byte{0, 0, 0, 2, 0, 0, 0}
+		if sequence == 0 && body[0] == comStmtPrepare {
+			reply = append(binary.LittleEndian.AppendUint16([]byte{0xff}, 1047), "#08S01Unknown command"...)
+		}
+		if err := writePacket(conn, sequence+1, reply); err != nil {
 			return err
 		}
 	}

@@ -18,18 +18,20 @@ import (
 var operationCosts = []struct {
 	operation  string
 	open       wire.Cost
+	fromMySQL  int // bytes received, if more: a MariaDB describes a prepared statement's columns once
 	roundTrips int // through a user's own pool
 }{
-	{"poll before there is a row", wire.Cost{Statements: 2, RoundTrips: 2, Sent: 504, Received: 986}, 3},
-	{"create", wire.Cost{Statements: 4, RoundTrips: 4, Sent: 2004, Received: 319}, 8},
-	{"poll", wire.Cost{Statements: 1, RoundTrips: 1, Sent: 471, Received: 1026}, 2},
-	{"renewal", wire.Cost{Statements: 1, RoundTrips: 1, Sent: 883, Received: 57}, 2},
-	{"release", wire.Cost{Statements: 1, RoundTrips: 1, Sent: 817, Received: 57}, 2},
-	{"takeover", wire.Cost{Statements: 2, RoundTrips: 2, Sent: 1314, Received: 232}, 4},
-	{"lost renewal", wire.Cost{Statements: 2, RoundTrips: 2, Sent: 1354, Received: 1084}, 4},
-	{"first guard of a term", wire.Cost{Statements: 2, RoundTrips: 2, Sent: 287, Received: 579}, 3},
-	{"guard", wire.Cost{Statements: 1, RoundTrips: 1, Sent: 191, Received: 320}, 2},
-	{"Transact of nothing", wire.Cost{Statements: 10, RoundTrips: 10, Sent: 509, Received: 543}, 11},
+	{"first poll of a connection", wire.Cost{Statements: 2, RoundTrips: 3, Sent: 524, Received: 1033}, 1896, 3},
+	{"poll before there is a row", wire.Cost{Statements: 2, RoundTrips: 2, Sent: 77, Received: 120}, 984, 3},
+	{"create", wire.Cost{Statements: 4, RoundTrips: 4, Sent: 2004, Received: 319}, 0, 8},
+	{"poll", wire.Cost{Statements: 1, RoundTrips: 1, Sent: 44, Received: 141}, 1005, 2},
+	{"renewal", wire.Cost{Statements: 1, RoundTrips: 1, Sent: 744, Received: 57}, 0, 2},
+	{"release", wire.Cost{Statements: 1, RoundTrips: 1, Sent: 817, Received: 57}, 0, 2},
+	{"takeover", wire.Cost{Statements: 2, RoundTrips: 2, Sent: 1314, Received: 232}, 0, 4},
+	{"lost renewal", wire.Cost{Statements: 2, RoundTrips: 2, Sent: 788, Received: 198}, 1063, 4},
+	{"first guard of a term", wire.Cost{Statements: 2, RoundTrips: 2, Sent: 287, Received: 579}, 0, 3},
+	{"guard", wire.Cost{Statements: 1, RoundTrips: 1, Sent: 191, Received: 320}, 0, 2},
+	{"Transact of nothing", wire.Cost{Statements: 10, RoundTrips: 10, Sent: 509, Received: 543}, 0, 11},
 }
 
 func TestEachOperationSendsTheStatementsThatItNeedsAndNoOther(t *testing.T) {
@@ -63,6 +65,9 @@ func TestEachOperationSendsTheStatementsThatItNeedsAndNoOther(t *testing.T) {
 				c := operationCosts[i]
 				t.Logf("%s: %v", got.Name, got.Cost)
 				want := c.open
+				if !server.MariaDB() {
+					want.Received = max(want.Received, c.fromMySQL)
+				}
 				if pool.name != "Open" {
 					want.RoundTrips = c.roundTrips
 				}
@@ -98,7 +103,7 @@ func TestRenewalsAndPollsAllocateLittle(t *testing.T) {
 		most      float64
 		f         func() error
 	}{
-		{"poll", 70, func() error { _, _, err := follower.Get(ctx); return err }},
+		{"poll", 55, func() error { _, _, err := follower.Get(ctx); return err }},
 		{"renewal", 36, func() error { return leader.Update(ctx, wire.Record(wire.Candidate)) }},
 	} {
 		var failed error

@@ -168,8 +168,10 @@ var worded sync.Map
 func (w wording) statements() *statements {
 	made, ok := worded.Load(w)
 	if !ok {
+		poll := w.fill(pollSQL)
+		pollTexts.Store(poll, nil)
 		made, _ = worded.LoadOrStore(w, &statements{
-			poll:        w.fill(pollSQL),
+			poll:        poll,
 			missing:     w.fill(missingSQL),
 			insert:      w.fill(insertSQL),
 			renew:       w.fill(renewSQL),

@@ -6,7 +6,6 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -405,76 +404,6 @@ func TestAPoolWithoutInterpolationLeaksNoPreparedStatement(t *testing.T) {
 	}
 	// The server closes the last ones after it was told, which nobody waits for.
 	eventually(t, 20*time.Second, "the server has no more prepared statements than before", func() bool { return prepared() <= before })
-}
-
-// roundTrips counts what a pool's connections wait for.
-type roundTrips struct{ n atomic.Int64 }
-
-func (r *roundTrips) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
-	return &countedConn{Conn: conn, trips: r}, err
-}
-
-// countedConn counts each read that follows a write.
-type countedConn struct {
-	net.Conn
-	trips *roundTrips
-	asked atomic.Bool
-}
-
-func (c *countedConn) Write(b []byte) (int, error) {
-	c.asked.Store(true)
-	return c.Conn.Write(b)
-}
-
-func (c *countedConn) Read(b []byte) (int, error) {
-	if c.asked.Swap(false) {
-		c.trips.n.Add(1)
-	}
-	return c.Conn.Read(b)
-}
-
-// Each has a deadline of 1.5 s with client-go's timings, on networks where a
-// round trip may take a good part of it.
-func TestAPollOrRenewalIsOneRoundTripWithOpenAndTwoWithADriversDefaults(t *testing.T) {
-	_, config := newTables(t)
-	for name, test := range map[string]struct {
-		open func(*mysql.Config) (*sql.DB, error)
-		want int64
-	}{
-		"Open": {mysqllock.Open, 1},
-		"the driver's defaults": {func(c *mysql.Config) (*sql.DB, error) {
-			connector, err := mysql.NewConnector(c)
-			return sql.OpenDB(connector), err
-		}, 2},
-	} {
-		t.Run(name, func(t *testing.T) {
-			var trips roundTrips
-			config := config.Clone()
-			config.DialFunc = trips.dial
-			db, err := test.open(config)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer func() { _ = db.Close() }()
-			leader, follower := newLock(t, db, name, "a"), newLock(t, db, name, "b")
-			mustSucceed(t, "Create", create(t.Context(), leader, record("a")))
-			for what, call := range map[string]func() error{
-				"poll": get(t.Context(), follower), "renewal": update(t.Context(), leader, record("a")),
-			} {
-				before := trips.n.Load()
-				mustSucceed(t, what, call)
-				if got := trips.n.Load() - before; got < 1 || got > test.want {
-					t.Errorf("a %s is %d round trips, want %d", what, got, test.want)
-				}
-			}
-			before := trips.n.Load()
-			mustSucceed(t, "release", update(t.Context(), leader, recordFor("", 1)))
-			if got := trips.n.Load() - before; got < 1 || got > test.want {
-				t.Errorf("a release is %d round trips, want %d", got, test.want)
-			}
-		})
-	}
 }
 
 func TestTheTablesMayBeInAnotherDatabaseWhateverItsName(t *testing.T) {

@@ -86,8 +86,8 @@ func polls(db *sql.DB, kind string, callers int) (func(context.Context, int) err
 	}, nil
 }
 
-// barePolls reads the same rows.
-func barePolls(db *sql.DB, kind string, deadline bool) func(context.Context, int) error {
+// barePolls reads the same rows, by db.QueryRowContext or a prepared statement's.
+func barePolls(query func(ctx context.Context, args ...any) *sql.Row, kind string, deadline bool) func(context.Context, int) error {
 	return func(ctx context.Context, caller int) error {
 		if deadline {
 			var cancel context.CancelFunc
@@ -98,7 +98,7 @@ func barePolls(db *sql.DB, kind string, deadline bool) func(context.Context, int
 		}
 		var version, lease, transitions sql.NullInt64
 		var uid, holder, acquired, renewed, strategy, preferred sql.NullString
-		return db.QueryRowContext(ctx, barePoll, electionOf(kind, caller)).
+		return query(ctx, electionOf(kind, caller)).
 			Scan(&version, &uid, &holder, &lease, &acquired, &renewed, &transitions, &strategy, &preferred)
 	}
 }
@@ -155,12 +155,18 @@ func pollArms(ctx context.Context, s *server, callers int) ([]arm, func(), error
 		return nil, closePools, err
 	}
 	users, err := polls(byUser, kind, callers)
+	if err != nil {
+		return nil, closePools, err
+	}
+	kept, err := byOpen.PrepareContext(ctx, barePoll) //nolint:sqlclosecheck // closed with the pool
+	bare := func(ctx context.Context, args ...any) *sql.Row { return byOpen.QueryRowContext(ctx, barePoll, args...) }
 	return []arm{
-		{"bare SELECT", barePolls(byOpen, kind, true), s.pid},
-		{"the same again", barePolls(byOpen, kind, true), s.pid},
+		{"bare SELECT", barePolls(bare, kind, true), s.pid},
+		{"the same again", barePolls(bare, kind, true), s.pid},
 		{"poll", mine, s.pid},
 		{"poll, a user's pool", users, s.pid},
-		{"bare SELECT, no deadline", barePolls(byOpen, kind, false), s.pid},
+		{"bare SELECT, prepared once", barePolls(kept.QueryRowContext, kind, true), s.pid},
+		{"bare SELECT, no deadline", barePolls(bare, kind, false), s.pid},
 	}, closePools, err
 }
 

@@ -73,6 +73,7 @@ func Measure(ctx context.Context, db *sql.DB, meter *Meter) ([]Operation, error)
 		name string // "" if it isn't counted
 		do   func() error
 	}{
+		{"first poll of a connection", want(apierrors.IsNotFound, get(follower))},
 		{"poll before there is a row", want(apierrors.IsNotFound, get(leader))},
 		{"create", func() error { return leader.Create(ctx, Record(Candidate)) }},
 		{"poll", get(follower)},
