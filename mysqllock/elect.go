@@ -15,13 +15,15 @@ import (
 // deadline leaves (60 s - 40 s - 15 s) / 2 = 2.5 s for an operation.
 var electTimings = timings{lease: 60 * time.Second, renewDeadline: 40 * time.Second, retry: 15 * time.Second}
 
-// startTimeout bounds the first connection and the migration of ElectLeader.
+// startTimeout bounds the first connection of ElectLeader; the migration has a
+// bound of its own.
 const startTimeout = 15 * time.Second
 
 // ElectLeader campaigns in the named election until ctx ends, with everything
 // at its default: the database of the MYSQL_* environment variables (see
 // ConfigFromEnv), tables made or upgraded by Migrate, an identity made by
-// NewIdentity, a lease of 60 s renewed every 15 s.
+// NewIdentity, a lease of 60 s renewed every 15 s, and WithServerClock. After a
+// crash the next candidate leads within about 100 s.
 //
 // becomeLeader is called when a term begins. Its context ends with the term or
 // with ctx, whichever is first; work that it does must end then. It may also
@@ -32,13 +34,13 @@ const startTimeout = 15 * time.Second
 // return before the work that it has to stop has stopped.
 //
 // When both have returned the candidate campaigns again, or, if ctx has ended,
-// releases the lease, so that the next candidate takes over at once, and
-// ElectLeader returns nil. Until then the lease is renewed, also while the work
+// releases the lease, so that the next candidate takes over at its next look,
+// within 33 s, and ElectLeader returns nil. Until then the lease is renewed, also while the work
 // takes its time to end.
 //
 // An error is returned only at the start: a configuration that can't be used,
-// or a database that can't be reached or migrated within 15 s, or before ctx
-// ended. Later outages are survived.
+// or a database that can't be reached within 15 s or migrated within a minute,
+// or before ctx ended. Later outages are survived.
 func ElectLeader(ctx context.Context, election string, becomeLeader func(context.Context), loseLeadership func()) error {
 	const op = "elect leader"
 	if becomeLeader == nil || loseLeadership == nil {
@@ -68,7 +70,7 @@ func electLeader(ctx context.Context, db *sql.DB, election string, t timings, be
 	if err := db.PingContext(start); err != nil {
 		return wrap(op, election, err, db)
 	}
-	if err := Migrate(start, db); err != nil {
+	if err := Migrate(ctx, db); err != nil {
 		return err
 	}
 	for ctx.Err() == nil {

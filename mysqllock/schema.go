@@ -1,6 +1,7 @@
 package mysqllock
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"database/sql/driver"
@@ -8,7 +9,9 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -19,7 +22,7 @@ import (
 //go:embed schema.sql
 var Schema string
 
-// migrateTimeout bounds how long Migrate waits for other sessions.
+// migrateTimeout bounds how long Migrate works and waits for other sessions.
 const migrateTimeout = time.Minute
 
 // Migrate makes the tables, or upgrades them in place. WithDatabase is the one
@@ -38,8 +41,9 @@ const migrateTimeout = time.Minute
 //   - Another table of one of the two names: an error that says what differs,
 //     and nothing is changed.
 //
-// Any number of processes may call it at once, at every start. It waits for
-// others at most a minute, or as long as ctx lives.
+// Any number of processes may call it at once, at every start. It takes at most a
+// minute, or as long as ctx lives. A table of v0 with many millions of rows may
+// need more than one call: what one has deleted stays deleted.
 func Migrate(ctx context.Context, db *sql.DB, opts ...Option) error {
 	if db == nil {
 		return &opError{op: "migrate", cause: errors.New("db is nil; open a pool first, as with mysqllock.Open")}
@@ -369,13 +373,16 @@ const (
 	lockV0SQL = `LOCK TABLES {records} WRITE`
 	unlockSQL = `UNLOCK TABLES`
 
-	// rowsV0SQL reads all rows, the newest first, names as hexadecimal UTF-8,
-	// which no connection's character set can change.
-	rowsV0SQL = `SELECT id, HEX(CONVERT(election_name USING utf8mb4)), HEX(CONVERT(leader_name USING utf8mb4))` +
-		` FROM {records} ORDER BY last_update DESC, id DESC`
+	// rowsV0SQL reads all rows in the order of their key, names as hexadecimal
+	// UTF-8, which no connection's character set can change, times as numbers.
+	rowsV0SQL = `SELECT id, HEX(CONVERT(election_name USING utf8mb4)), HEX(CONVERT(leader_name USING utf8mb4)),` +
+		` TIMESTAMPDIFF(MICROSECOND, '1970-01-01', last_update) FROM {records} ORDER BY id`
 
-	// deleteV0SQL removes one superseded row: parameters (id).
-	deleteV0SQL = `DELETE FROM {records} WHERE id = ?`
+	// deleteV0SQL removes a range of rows, but for those whose ids follow:
+	// parameters (first id, last id). A range has rowsOfDelete rows: v0 wrote a row
+	// with each try of each candidate, thousands a day.
+	deleteV0SQL  = `DELETE FROM {records} WHERE id >= ? AND id <= ?`
+	rowsOfDelete = 10_000
 
 	// fillV0SQL gives a value to what must have one.
 	fillV0SQL = `UPDATE {records} SET leader_name = COALESCE(leader_name, LEFT('-', 0)), last_update = COALESCE(last_update, UTC_TIMESTAMP(6))` +
@@ -425,41 +432,26 @@ func upgrade(ctx context.Context, conn *sql.Conn, database string) (err error) {
 		return err
 	}
 
-	var superseded []int64
-	newest := map[string]bool{}
-	err = each(ctx, conn, fill(rowsV0SQL), nil, func(scan scanner) error {
-		var id int64
-		var electionHex, leaderHex sql.NullString
-		if err := scan(&id, &electionHex, &leaderHex); err != nil {
-			return err
-		}
-		election, err := hex.DecodeString(electionHex.String)
-		if err != nil {
-			return err
-		}
-		leader, err := hex.DecodeString(leaderHex.String)
-		if err != nil {
-			return err
-		}
-		if newest[string(election)] {
-			superseded = append(superseded, id)
-			return nil
-		}
-		newest[string(election)] = true
-		err = validateName("election_name", string(election), maxNameLength)
-		if err == nil && len(leader) > 0 {
-			err = validateName("leader_name", string(leader), maxNameLength)
-		}
-		if err != nil {
-			return fmt.Errorf("election_records can't be upgraded because of its row with id %d: %w, or delete the row; nothing was changed", id, err)
-		}
-		return nil
-	})
+	newest, ranges, err := readV0(ctx, conn, fill(rowsV0SQL))
 	if err != nil {
 		return err
 	}
-	for _, id := range superseded {
-		if _, err := conn.ExecContext(ctx, fill(deleteV0SQL), id); err != nil {
+	for _, r := range ranges {
+		n := 0
+		var stay []byte
+		for ; n < len(newest) && newest[n] <= r.last; n++ {
+			stay = strconv.AppendUint(append(stay, ", "...), newest[n], 10)
+		}
+		newest = newest[n:]
+		statement := fill(deleteV0SQL)
+		switch n {
+		case 0:
+		case r.rows:
+			continue
+		default:
+			statement += ` AND id NOT IN (` + string(stay[2:]) + `)`
+		}
+		if _, err := conn.ExecContext(ctx, statement, r.first, r.last); err != nil {
 			return err
 		}
 	}
@@ -469,4 +461,63 @@ func upgrade(ctx context.Context, conn *sql.Conn, database string) (err error) {
 		}
 	}
 	return nil
+}
+
+// rangeV0 is a range of ids, and how many rows it has.
+type rangeV0 struct {
+	first, last uint64
+	rows        int
+}
+
+// readV0 reads all rows of v0. It returns the ids of the newest row of each
+// election, in ascending order, and all ids in ranges of rowsOfDelete rows. An
+// election that the new table can't have is an error.
+func readV0(ctx context.Context, conn *sql.Conn, query string) (newest []uint64, ranges []rangeV0, err error) {
+	type row struct {
+		id               uint64
+		updated          sql.NullInt64
+		election, leader string // as hexadecimal digits
+	}
+	rows := map[string]row{} // the newest of each election
+	err = each(ctx, conn, query, nil, func(scan scanner) error {
+		var r row
+		var election, leader sql.NullString
+		if err := scan(&r.id, &election, &leader, &r.updated); err != nil {
+			return err
+		}
+		r.election, r.leader = election.String, leader.String
+		// NULL is older than all else, and of two equal times the larger id is newer.
+		if old, ok := rows[r.election]; !ok || !old.updated.Valid || r.updated.Valid && r.updated.Int64 >= old.updated.Int64 {
+			rows[r.election] = r
+		}
+		if n := len(ranges); n == 0 || ranges[n-1].rows == rowsOfDelete {
+			ranges = append(ranges, rangeV0{first: r.id})
+		}
+		last := &ranges[len(ranges)-1]
+		last.last = r.id
+		last.rows++
+		return nil
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, r := range slices.SortedFunc(maps.Values(rows), func(a, b row) int { return cmp.Compare(a.id, b.id) }) {
+		election, err := hex.DecodeString(r.election)
+		if err != nil {
+			return nil, nil, err
+		}
+		leader, err := hex.DecodeString(r.leader)
+		if err != nil {
+			return nil, nil, err
+		}
+		err = validateName("election_name", string(election), maxNameLength)
+		if err == nil && len(leader) > 0 {
+			err = validateName("leader_name", string(leader), maxNameLength)
+		}
+		if err != nil {
+			return nil, nil, fmt.Errorf("election_records can't be upgraded because of its row with id %d: %w, or delete the row; nothing was changed", r.id, err)
+		}
+		newest = append(newest, r.id)
+	}
+	return newest, ranges, nil
 }

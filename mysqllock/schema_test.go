@@ -728,6 +728,53 @@ func TestUpgradeKeepsTheNewestRowOfEachElection(t *testing.T) {
 	}
 }
 
+// v0 wrote a row with each try of each candidate: a table that was never emptied
+// has millions.
+func TestUpgradeOfALargeTableTakesFewStatements(t *testing.T) {
+	t.Parallel()
+	config := newConfig(t)
+	admin := open(t, config)
+	exec(t, admin, v0Table+"DEFAULT CHARACTER SET latin1")
+	insertV0(t, admin, 1, "e", "a", "2024-05-01 10:00:00")
+	insertV0(t, admin, 2, "f", "b", "2024-05-01 10:00:00")
+	insertV0(t, admin, 3, "early", "c", "2034-05-01 10:00:00") // the newest, with nearly the smallest id
+	for range 14 {
+		exec(t, admin, "INSERT INTO election_records (election_name, leader_name, last_update)"+
+			" SELECT election_name, leader_name, IF(election_name = 'early', '2024-05-01 10:00:00', last_update + INTERVAL 1 SECOND) FROM election_records")
+	}
+	exec(t, admin, "UPDATE election_records SET id = id + 18000000000000000000 WHERE id > 20000") // a gap that nothing may count through
+	for i := range 200 {
+		insertV0(t, admin, 1e9+i, fmt.Sprint("other ", i), "d", "2024-05-01 10:00:00")
+	}
+	rows := table(t, admin, "SELECT COUNT(*) FROM election_records")
+	deletes := 0
+	ended := errors.New("the time is over")
+	db := hookedPool(t, config, func(query string, _ []driver.NamedValue) error {
+		if strings.HasPrefix(query, "DELETE") {
+			if deletes++; deletes == 3 {
+				return ended
+			}
+		}
+		return nil
+	})
+	if err := mysqllock.Migrate(t.Context(), db); !errors.Is(err, ended) {
+		t.Fatal(err)
+	}
+	if err := mysqllock.Migrate(t.Context(), db); err != nil {
+		t.Fatal(err)
+	}
+	if rows != "49352" || deletes != 3+3 {
+		t.Errorf("%s rows were upgraded by %d deletes, want 49352 and 6: one for each 10,000, and one that failed", rows, deletes)
+	}
+	want := "e|a|2024-05-01 10:00:14.000000\nearly|c|2034-05-01 10:00:00.000000\nf|b|2024-05-01 10:00:14.000000"
+	if got := table(t, db, "SELECT election_name, leader_name, last_update FROM election_records WHERE leader_name <> 'd' ORDER BY election_name"); got != want {
+		t.Errorf("kept:\n%s\nwant:\n%s", got, want)
+	}
+	if got := table(t, db, "SELECT COUNT(*) FROM election_records"); got != "203" {
+		t.Errorf("%s elections are left of 203", got)
+	}
+}
+
 func TestALockGoesOnWhereV0Stopped(t *testing.T) {
 	t.Parallel()
 	config := newConfig(t)
