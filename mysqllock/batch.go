@@ -98,6 +98,7 @@ type queue struct {
 	run     func(context.Context, []*batched)
 	mu      sync.Mutex
 	waiting []*batched
+	due     time.Time // when they are sent, at the latest
 }
 
 // batched is one operation in a queue.
@@ -121,11 +122,13 @@ func (q *queue) wait(m *batched) error {
 	m.outcome = make(chan error, 1)
 	q.mu.Lock()
 	q.waiting = append(q.waiting, m)
-	switch len(q.waiting) {
-	case 1:
-		time.AfterFunc(min(m.o.timeout/10, maxBatchWait), q.flush)
-	case maxBatch:
+	wait := min(m.o.timeout/10, maxBatchWait)
+	switch due := time.Now().Add(wait); {
+	case len(q.waiting) == maxBatch:
 		go q.flush()
+	case len(q.waiting) == 1 || due.Before(q.due):
+		q.due = due
+		time.AfterFunc(wait, q.flush)
 	}
 	q.mu.Unlock()
 	select {

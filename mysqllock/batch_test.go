@@ -264,6 +264,64 @@ func TestALostLeaseInABatchIsLostAlone(t *testing.T) {
 	}
 }
 
+// Versions may be ahead of the clock, of this machine or of an earlier leader's.
+// A success of the first try must not be taken for one of the second: it would
+// make the leader trust its lease for longer than it lasts.
+func TestALateRenewalOfABatchIsNotTakenForTheNextOne(t *testing.T) {
+	t.Parallel()
+	db, config := newTables(t)
+	network := newProxy(t, config.Addr)
+	locks := batchOf(t, open(t, network.config(config)), names(3)...)
+	exec(t, db, `UPDATE election_records SET version = 4102444800000000`) // in 2100
+	forAll(len(locks), func(i int) { mustSucceed(t, "Get", get(t.Context(), locks[i])) })
+
+	network.swallowReplies()
+	for i, err := range renewTogether(t, locks) {
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("renewal %d without an answer: %v", i, err)
+		}
+	}
+	network.cut()
+	network.forward()
+	eventually(t, 20*time.Second, "the renewals are applied", func() bool {
+		return table(t, db, `SELECT COUNT(*) FROM election_records WHERE version = 4102444800000001`) == "3"
+	})
+	for i, err := range renewTogether(t, locks) {
+		if !apierrors.IsConflict(err) {
+			t.Errorf("renewal %d after one that was applied unseen: %v, want a conflict", i, err)
+		}
+	}
+}
+
+// The others may be far more patient.
+func TestABatchIsSentInTimeForTheMostImpatient(t *testing.T) {
+	t.Parallel()
+	db, _ := newTables(t)
+	batch := &mysqllock.Batch{}
+	patient := newLock(t, db, "patient", "a", mysqllock.WithTimings(15*time.Second, 10*time.Second, 2*time.Second), mysqllock.WithBatch(batch))
+	hurried := newLock(t, db, "hurried", "a", mysqllock.WithTimings(time.Second, 600*time.Millisecond, 200*time.Millisecond), mysqllock.WithBatch(batch))
+	inHurry := recordFor("a", 1)
+	mustSucceed(t, "Create", create(t.Context(), patient, recordFor("a", 15)))
+	mustSucceed(t, "Create", create(t.Context(), hurried, inHurry))
+	for _, c := range []struct {
+		name           string
+		patient, hurry func() error
+	}{
+		{"Get", get(t.Context(), patient), get(t.Context(), hurried)},
+		{"Update", update(t.Context(), patient, recordFor("a", 15)), update(t.Context(), hurried, inHurry)},
+	} {
+		done := make(chan error, 1)
+		go func() { done <- c.patient() }()
+		time.Sleep(10 * time.Millisecond) // the patient one is first in the queue, for 150 ms
+		if err := c.hurry(); err != nil {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if err := <-done; err != nil {
+			t.Errorf("%s of the patient one: %v", c.name, err)
+		}
+	}
+}
+
 func TestPollsInABatchTellEachElectionItsOwn(t *testing.T) {
 	t.Parallel()
 	db, config := newTables(t)

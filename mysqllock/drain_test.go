@@ -404,6 +404,51 @@ func TestWorkIsDrainedOnceATermAlsoWhenTheReleaseIsTriedAgain(t *testing.T) {
 	d.wantCalls(t, 2)
 }
 
+// A leader that lost sight of its row, which was its own all the same, has work
+// that nobody ended: the token ended, and the function wasn't due.
+func TestALeaseThatWasOutOfSightIsNotReleasedUndrained(t *testing.T) {
+	t.Parallel()
+	db, config := newTables(t)
+	network := newProxy(t, config.Addr)
+	d := &drain{}
+	lock := newLock(t, open(t, network.config(config)), "e", "a", mysqllock.WithOperationTimeout(time.Second), d.option())
+	takeOver(t, lock)
+	mustSucceed(t, "Update", update(t.Context(), lock, record("a")))
+	version := versionOf(t, db, "e")
+	network.swallowReplies()
+	if err := lock.Update(t.Context(), record("a")); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("a renewal without an answer: %v", err)
+	}
+	network.cut()
+	network.forward()
+	eventually(t, 20*time.Second, "it is applied", func() bool { return versionOf(t, db, "e") != version })
+
+	// The next one finds another version, and the answer to why is lost.
+	failAtNextRenewal(network, func() {}, network.blackHole)()
+	if err := lock.Update(t.Context(), record("a")); !apierrors.IsConflict(err) {
+		t.Fatalf("a renewal of another version than the row's: %v", err)
+	}
+	if _, held := lock.FencingToken(); held {
+		t.Fatal("the token is still held, so that this shows nothing")
+	}
+	network.cut()
+	network.forward()
+
+	mustSucceed(t, "the Get of a release", get(t.Context(), lock))
+	if err := lock.Update(t.Context(), record("")); err == nil || apierrors.IsConflict(err) || !strings.Contains(err.Error(), "left to expire") {
+		t.Errorf("the release: %v", err)
+	}
+	d.wantCalls(t, 0)
+	if holder := holderInTable(t, db, "e"); holder != "a" {
+		t.Errorf("the row is held by %q", holder)
+	}
+
+	// It may be taken up again, and is drained and released then.
+	takeOver(t, lock)
+	mustSucceed(t, "release", update(t.Context(), lock, record("")))
+	d.wantCalls(t, 1)
+}
+
 func TestANilFunctionBeforeTheReleaseIsRefused(t *testing.T) {
 	db, _ := newTables(t)
 	_, err := mysqllock.New(db, "e", resourcelock.ResourceLockConfig{Identity: "a"}, mysqllock.WithBeforeRelease(nil))

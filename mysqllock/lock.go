@@ -240,6 +240,9 @@ type Lock struct {
 	// sight is when the row was first seen as it was last seen. Owned by the
 	// holder of turn.
 	sight sight
+	// tried is the version of the last write that was tried, and the version that
+	// it was to follow. Owned by the holder of turn.
+	tried struct{ after, version int64 }
 	// reported is the uid that ErrDuplicateIdentity was last logged for. Owned
 	// by the holder of turn.
 	reported string
@@ -406,7 +409,7 @@ func (l *Lock) Create(ctx context.Context, record resourcelock.LeaderElectionRec
 		// Made as released and then taken over, so that beginning a term is one
 		// statement, the same for a new election and an old one. A candidate
 		// that dies in between leaves an election that anyone can take.
-		released := row{record: record, version: newVersion(0)}
+		released := row{record: record, version: l.newVersion(0)}
 		released.record.HolderIdentity = ""
 		statements := l.statements(record)
 		err := l.write(o, statements.insert, append(statements.values(&released), statements.text(l.election)))
@@ -486,7 +489,7 @@ func (l *Lock) Update(ctx context.Context, record resourcelock.LeaderElectionRec
 // renew goes on with the current term. No other candidate can have a term at
 // that moment: beginning one changes version and uid, and then no row matches.
 func (l *Lock) renew(o *operation, old *row, record resourcelock.LeaderElectionRecord) error {
-	next := &row{record: record, uid: l.uid, version: newVersion(old.version)}
+	next := &row{record: record, uid: l.uid, version: l.newVersion(old.version)}
 	written := false
 	if b := l.options.batch; b != nil {
 		var err error
@@ -527,7 +530,7 @@ func (l *Lock) takeOver(o *operation, old *row, record resourcelock.LeaderElecti
 		return err
 	}
 
-	next := &row{record: record, uid: l.uid, version: newVersion(old.version)}
+	next := &row{record: record, uid: l.uid, version: l.newVersion(old.version)}
 	args := append([]any{l.uid}, statements.values(next)...)
 	result, err := l.db.ExecContext(o.ctx, statements.takeOver, append(args, statements.text(l.election), old.version, hexUID(old))...)
 	if number(err) == errRecordChanged {
@@ -565,6 +568,7 @@ func (l *Lock) release(o *operation, old *row, record resourcelock.LeaderElectio
 	givenUp := l.gaveUp()
 	l.mu.Lock()
 	over, limit := l.renewed.Add(l.lease), l.renewDeadline()
+	undrained := l.options.beforeRelease != nil && !l.drained
 	l.mu.Unlock()
 	l.endTerm()
 	ctx, cancel := context.WithDeadline(o.ctx, over)
@@ -577,7 +581,10 @@ func (l *Lock) release(o *operation, old *row, record resourcelock.LeaderElectio
 		if givenUp {
 			return fmt.Errorf("not released, the lease is left to expire: it was not renewed for %v, and an elector that gives up ends its work only after the release", limit)
 		}
-		next := &row{record: record, version: newVersion(old.version)}
+		if undrained {
+			return errors.New("not released, the lease is left to expire: it was not known to be held when the function of WithBeforeRelease was due, so that work may still go on")
+		}
+		next := &row{record: record, version: l.newVersion(old.version)}
 		err := l.swap(o, old, next, l.statements(record).release, hexUID(old))
 		var lost *lostError
 		switch {
@@ -1053,9 +1060,16 @@ func hexUID(old *row) string { return strings.ToUpper(hex.EncodeToString([]byte(
 
 // newVersion is larger than the observed version, and also larger than that of
 // a row that was deleted and made again meanwhile, so that a stale
-// compare-and-swap can't match.
-func newVersion(observed int64) int64 {
-	return max(observed+1, time.Now().UnixMicro())
+// compare-and-swap can't match. No two tries to follow one version have the same,
+// so that a row tells which of them was applied, also where versions are ahead
+// of this clock.
+func (l *Lock) newVersion(observed int64) int64 {
+	next := max(observed+1, time.Now().UnixMicro())
+	if l.tried.after == observed {
+		next = max(next, l.tried.version+1)
+	}
+	l.tried.after, l.tried.version = observed, next
+	return next
 }
 
 // storable is n, or what is next to it in the column. The elector makes it from
