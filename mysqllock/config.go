@@ -325,10 +325,10 @@ const lockWait = "1"
 //
 //   - InterpolateParams: a statement is one round trip. Otherwise the driver
 //     prepares it first, which is another, and a renewal has 1.5 s for all.
-//     Only the poll of a follower is prepared, once by each connection, as that
-//     costs the server less each time; sent as text again where a proxy or
-//     max_prepared_stmt_count refuses that. In a pool of your own nothing is
-//     kept prepared.
+//     Only polls and renewals are prepared, once by each connection, which spares
+//     the server their text every few seconds. They are sent as text where a
+//     proxy, or max_prepared_stmt_count, refuses that. In a pool of your own
+//     nothing is kept prepared.
 //   - The character set utf8mb4: names beyond ASCII are others in another one,
 //     and interpolation is open to injection in some (gbk, sjis, big5). Collation
 //     goes, as do character_set_* and collation_connection among the Params.
@@ -364,7 +364,7 @@ func Open(config *mysql.Config) (*sql.DB, error) {
 	if err != nil {
 		return nil, &opError{op: "open", cause: err, advice: "correct the config's Net, Addr, TLSConfig or ServerPubKey"}
 	}
-	db := sql.OpenDB(&connector{config})
+	db := sql.OpenDB(&connector{config: config})
 	db.SetMaxOpenConns(maxOpenConns)
 	db.SetMaxIdleConns(maxIdleConns)
 	db.SetConnMaxLifetime(connMaxLifetime)
@@ -426,7 +426,8 @@ func sessionVariable(name string) string {
 
 // connector makes connections in a bounded time.
 type connector struct {
-	config *mysql.Config
+	config    *mysql.Config
+	preparing preparing
 }
 
 // Connect bounds the handshake, the login and the SET statements as well:
@@ -447,7 +448,7 @@ func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 		return nil, fmt.Errorf("no connection to the server within %v: %w", c.config.Timeout, bounded.Err())
 	}
 	if whole, ok := conn.(driverConn); ok {
-		conn = &preparedConn{driverConn: whole}
+		conn = &preparedConn{driverConn: whole, pool: &c.preparing}
 	}
 	return conn, err
 }

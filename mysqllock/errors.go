@@ -87,31 +87,36 @@ func wrap(op, election string, err error, db *sql.DB) error {
 
 // Server error numbers that a person can act upon, or that this package reads.
 const (
+	errRecordChanged       = 1020 // MariaDB: changed since the transaction's snapshot
 	errTooManyConnections  = 1040
 	errDatabaseDenied      = 1044
 	errAccessDenied        = 1045
 	errNoDatabaseSelected  = 1046
 	errUnknownCommand      = 1047 // on Galera: this node is not part of the cluster
-	errRecordChanged       = 1020 // MariaDB: changed since the transaction's snapshot
 	errUnknownDatabase     = 1049
 	errUnknownColumn       = 1054
 	errDuplicateKey        = 1062
 	errSyntax              = 1064
-	errNoSavepoint         = 1305
 	errTableDenied         = 1142
 	errColumnDenied        = 1143
 	errNoSuchTable         = 1146
 	errTooManyUserConns    = 1203
 	errLockWaitTimeout     = 1205 // also MariaDB's answer to a row that NOWAIT found locked
 	errDeadlock            = 1213
+	errUnknownStatement    = 1243 // a prepared statement that the server, or a proxy, has not, or no more
+	errIllegalMix          = 1267 // a parameter in another character set than the column's
 	errOptionPreventsWrite = 1290 // --read-only
+	errInvalidString       = 1300
+	errNoSavepoint         = 1305
+	errInterrupted         = 1317 // KILL QUERY
+	errNeedsReprepare      = 1615 // a table that goes on changing
 	errReadOnlyTransaction = 1792
 	errReadOnlyMode        = 1836
+	errStatementTime       = 1969 // MariaDB's max_statement_time
+	errExecutionTime       = 3024 // MySQL's max_execution_time
 	errRolledBack          = 3101 // Group Replication's certification
-	errIllegalMix          = 1267 // a parameter in another character set than the column's
-	errInvalidString       = 1300
-	errCannotConvert       = 3854
 	errLockNowait          = 3572 // MySQL's answer to a row that NOWAIT found locked
+	errCannotConvert       = 3854
 )
 
 // advice tells what a person can do about err; empty where there is nothing.
@@ -172,6 +177,16 @@ func number(err error) uint16 {
 		return e.Number
 	}
 	return 0
+}
+
+// wasInterrupted tells whether the statement waited, or worked, until somebody
+// or some limit ended that.
+func wasInterrupted(err error) bool {
+	switch number(err) {
+	case errLockWaitTimeout, errInterrupted, errStatementTime, errExecutionTime:
+		return true
+	}
+	return false
 }
 
 // isBusy tells whether NOWAIT found the row locked by another session.

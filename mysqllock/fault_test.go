@@ -362,6 +362,7 @@ func TestACallOnADeadConnectionEndsAtItsDeadlineAndTheNextOneAfterItHealedSuccee
 					eventually(t, 20*time.Second, "a leads", func() bool {
 						return get(t.Context(), lock)() == nil && update(t.Context(), lock, record("a"))() == nil
 					})
+					mustSucceed(t, "a first renewal, which is prepared", update(t.Context(), lock, record("a")))
 					version := versionOf(t, db, election)
 
 					break_(p)
@@ -396,6 +397,7 @@ func TestAServerThatGoesAwayInMidStatementIsAnErrorAndNoTimeout(t *testing.T) {
 			p := newProxy(t, account.Addr)
 			lock := newLock(t, pool(t, p.config(account)), name, "a", mysqllock.WithOperationTimeout(time.Minute))
 			mustSucceed(t, "Create", create(t.Context(), lock, record("a")))
+			mustSucceed(t, "a first renewal, which is prepared", update(t.Context(), lock, record("a")))
 			token, version := tokenOf(t, db, name), versionOf(t, db, name)
 
 			p.swallowReplies()
@@ -826,6 +828,7 @@ func TestAReplyAfterTheDeadlineCountsAsLostEvenIfItSaysOK(t *testing.T) {
 			}
 			return lock.Update(t.Context(), record("a")) == nil
 		})
+		mustSucceed(t, "a first renewal, which is prepared", update(t.Context(), lock, record("a")))
 		version := versionOf(t, db, t.Name())
 		p.delayReplies(2 * d)
 		mustTimeOut(t, "Update", d, update(context.Background(), lock, record("a")))

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -559,10 +560,38 @@ func (l *rereading) Update(ctx context.Context, record resourcelock.LeaderElecti
 // a renewal or a release. In a Batch it has a row, with two names, of another
 // Lock than those that keep it company.
 func isRenewal(packet []byte) bool {
+	switch command(packet) {
+	case comStmtPrepare:
+		return false
+	case comStmtExecute:
+		return hasTime.Match(packet)
+	}
 	if bytes.Contains(packet, []byte("UPDATE (SELECT")) {
 		return bytes.Count(packet, []byte("CONVERT('")) > 2*bytes.Count(packet, []byte("CONVERT('company"))
 	}
 	return bytes.Contains(packet, []byte("UPDATE election_records"))
+}
+
+// isPoll tells whether a packet has a statement that reads the row.
+func isPoll(packet []byte) bool {
+	switch command(packet) {
+	case comStmtPrepare:
+		return false
+	case comStmtExecute:
+		return !hasTime.Match(packet)
+	}
+	return bytes.Contains(packet, []byte("SELECT")) && bytes.Contains(packet, []byte("leader_transitions"))
+}
+
+// hasTime: of what is sent prepared, a renewal has times, and a poll has none.
+var hasTime = regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d`)
+
+// command is what a packet of the protocol asks for.
+func command(packet []byte) byte {
+	if len(packet) < 5 {
+		return 0
+	}
+	return packet[4]
 }
 
 // failAtNextRenewal returns a function after which the next renewal that passes
@@ -751,7 +780,7 @@ func releaseInTwoSteps(c *contest) hazardResult {
 		switch {
 		case !isReleasing.Load():
 			down(packet)
-		case stage.Load() == 0 && bytes.Contains(packet, []byte("leader_transitions")):
+		case stage.Load() == 0 && isPoll(packet):
 			stage.Store(1)
 			slow()
 		case stage.Load() == 1:

@@ -168,13 +168,14 @@ var worded sync.Map
 func (w wording) statements() *statements {
 	made, ok := worded.Load(w)
 	if !ok {
-		poll := w.fill(pollSQL)
-		pollTexts.Store(poll, nil)
+		poll, renew := w.fill(pollSQL), w.fill(renewSQL)
+		frequent.Store(poll, nil)
+		frequent.Store(renew, nil)
 		made, _ = worded.LoadOrStore(w, &statements{
 			poll:        poll,
 			missing:     w.fill(missingSQL),
 			insert:      w.fill(insertSQL),
-			renew:       w.fill(renewSQL),
+			renew:       renew,
 			release:     w.fill(releaseSQL),
 			takeOver:    w.fill(takeOverSQL),
 			probe:       w.fill(probeSQL),

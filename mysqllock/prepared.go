@@ -5,78 +5,125 @@ import (
 	"database/sql/driver"
 	"errors"
 	"sync"
+	"sync/atomic"
 )
 
 // maxPrepared bounds what one connection keeps prepared: a server allows 16,382
-// statements in all (max_prepared_stmt_count). An application has one poll for
-// each database of WithDatabase, with and without WithServerClock, and another
-// of each if some names are beyond ASCII.
-const maxPrepared = 4
+// statements in all (max_prepared_stmt_count). An application has a poll and a
+// renewal for each database of WithDatabase, with and without WithServerClock,
+// and others if some names are beyond ASCII.
+const maxPrepared = 8
 
-// pollTexts has the text of each Lock's poll.
-var pollTexts sync.Map
+// frequent has the texts of the statements that electors send every few seconds.
+var frequent sync.Map
 
 // driverConn is what the driver's connection can do.
 type driverConn interface {
 	driver.Conn
 	driver.ConnBeginTx
 	driver.ConnPrepareContext
+	driver.Execer //nolint:staticcheck // what the driver documents for sql.Conn.Raw
 	driver.ExecerContext
 	driver.NamedValueChecker
 	driver.Pinger
+	driver.Queryer //nolint:staticcheck // as above
 	driver.QueryerContext
 	driver.SessionResetter
 	driver.Validator
 }
 
-// preparedConn is a connection that keeps the polls that it was asked for
-// prepared, until it ends: a follower sends the same statement every few seconds,
-// and its text is most of what it costs the server. Where the server refuses, or
-// a proxy before it that knows no prepared statements, or that has forgotten one,
-// the text is sent after all: a poll changes nothing and locks nothing, so that
-// it may be sent twice.
+// driverStmt is what the driver's prepared statement can do.
+type driverStmt interface {
+	driver.Stmt
+	driver.StmtExecContext
+	driver.StmtQueryContext
+}
+
+// preparedConn is a connection that prepares the frequent statements once and
+// keeps them until it ends: their text is a large part of what they cost a
+// server. Where the server refuses that, or a proxy before it that knows no
+// prepared statements, or forgets them, the text is sent after all. A statement
+// may be sent twice then, which is harmless: a poll only reads, and of two equal
+// compare-and-swaps the second matches no row if the first was done.
 type preparedConn struct {
 	driverConn
 
-	polls   map[string]driver.StmtQueryContext // by their text
-	refused bool                               // texts only, from now on
+	pool *preparing
+	kept map[string]driverStmt // by their text
+	text bool                  // nothing is prepared any more
 }
+
+// preparing is what a pool knows about preparing statements.
+type preparing struct {
+	state atomic.Int32
+}
+
+const (
+	untried int32 = iota
+	works
+	// fails: the first try of the pool had no answer. A proxy may hang up, or say
+	// nothing, with whatever it doesn't know.
+	fails
+)
 
 func (c *preparedConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
-	rows, err := c.queryPrepared(ctx, query, args)
-	refused := number(err) != 0
-	if !refused && !errors.Is(err, driver.ErrSkip) {
-		return rows, err
-	}
-	rows, err = c.driverConn.QueryContext(ctx, query, args)
-	if refused && err == nil {
-		c.refused = true // for it was not the statement's fault
-	}
-	return rows, err
+	return send(ctx, c, query,
+		func(stmt driverStmt) (driver.Rows, error) { return stmt.QueryContext(ctx, args) },
+		func() (driver.Rows, error) { return c.driverConn.QueryContext(ctx, query, args) })
 }
 
-// queryPrepared fails with driver.ErrSkip, and has sent nothing, if the query is
-// none to prepare.
-func (c *preparedConn) queryPrepared(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
-	if c.refused {
+func (c *preparedConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	return send(ctx, c, query,
+		func(stmt driverStmt) (driver.Result, error) { return stmt.ExecContext(ctx, args) },
+		func() (driver.Result, error) { return c.driverConn.ExecContext(ctx, query, args) })
+}
+
+// send sends a statement as prepared on c, or else its text.
+func send[T any](ctx context.Context, c *preparedConn, query string, prepared func(driverStmt) (T, error), text func() (T, error)) (T, error) {
+	stmt, err := c.prepare(ctx, query)
+	var result T
+	switch {
+	case err == nil:
+		result, err = prepared(stmt)
+		if n := number(err); n != errUnknownStatement && n != errNeedsReprepare {
+			return result, err
+		}
+	case errors.Is(err, driver.ErrSkip):
+		return text()
+	case number(err) == 0 || wasInterrupted(err):
+		return result, err
+	}
+	if result, err = text(); err == nil {
+		c.text = true // for it was not the statement's fault
+	}
+	return result, err
+}
+
+// prepare returns the statement as prepared on c. It fails with driver.ErrSkip,
+// and has sent nothing, if the statement is to be sent as text.
+func (c *preparedConn) prepare(ctx context.Context, query string) (driverStmt, error) {
+	if stmt, ok := c.kept[query]; ok && !c.text {
+		return stmt, nil
+	}
+	if _, ok := frequent.Load(query); !ok || c.text || len(c.kept) == maxPrepared || c.pool.state.Load() == fails {
 		return nil, driver.ErrSkip
 	}
-	poll, ok := c.polls[query]
-	if !ok {
-		if _, ok := pollTexts.Load(query); !ok || len(c.polls) == maxPrepared {
-			return nil, driver.ErrSkip
+	made, err := c.PrepareContext(ctx, query)
+	if err != nil {
+		if number(err) == 0 && !errors.Is(err, driver.ErrBadConn) && !errors.Is(err, context.Canceled) {
+			c.pool.state.CompareAndSwap(untried, fails)
 		}
-		stmt, err := c.PrepareContext(ctx, query)
-		if err != nil {
-			return nil, err
-		}
-		if poll, ok = stmt.(driver.StmtQueryContext); !ok {
-			return nil, driver.ErrSkip
-		}
-		if c.polls == nil {
-			c.polls = map[string]driver.StmtQueryContext{}
-		}
-		c.polls[query] = poll
+		return nil, err
 	}
-	return poll.QueryContext(ctx, args)
+	c.pool.state.CompareAndSwap(untried, works)
+	stmt, ok := made.(driverStmt)
+	if !ok {
+		c.text = true
+		return nil, errors.Join(driver.ErrSkip, made.Close())
+	}
+	if c.kept == nil {
+		c.kept = map[string]driverStmt{}
+	}
+	c.kept[query] = stmt
+	return stmt, nil
 }

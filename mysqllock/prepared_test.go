@@ -3,6 +3,7 @@ package mysqllock_test
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"fmt"
 	"net"
 	"strings"
@@ -11,7 +12,6 @@ import (
 	"time"
 
 	"github.com/go-sql-driver/mysql"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/mysqllock/go-leaderelection-mysql/internal/wire"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
@@ -50,23 +50,27 @@ func wantPrepared(t testing.TB, when string, db *sql.DB, wantPrepared, wantExecu
 	}
 }
 
-func TestEachConnectionPreparesThePollOnceForAllLocks(t *testing.T) {
+func TestEachConnectionPreparesPollAndRenewalOnceForAllLocks(t *testing.T) {
 	admin, config := newTables(t)
 	db := openOnlyOne(t, config)
-	takeOver(t, newLock(t, db, "0", "leader"))
-	poll := func() {
-		for election := range 3 {
-			follower := newLock(t, db, fmt.Sprint(election), "follower")
-			if err := get(t.Context(), follower)(); err != nil && (election == 0 || !apierrors.IsNotFound(err)) {
-				t.Error(err)
+	var locks []*mysqllock.Lock
+	for n := range 3 {
+		lock := newLock(t, db, fmt.Sprint("election ", n), "leader")
+		takeOver(t, lock)
+		locks = append(locks, lock, newLock(t, db, fmt.Sprint("election ", n), "follower"))
+	}
+	work := func() {
+		t.Helper()
+		for i, lock := range locks {
+			if mustSucceed(t, "Get", get(t.Context(), lock)); i%2 == 0 {
+				mustSucceed(t, "Update", update(t.Context(), lock, record("leader")))
 			}
 		}
 	}
-	poll()
-	poll()
+	work()
 	_, before := preparedHere(t, db)
-	poll()
-	wantPrepared(t, "one connection", db, 1, before+3)
+	work()
+	wantPrepared(t, "one connection", db, 2, before+9)
 
 	// A new connection begins anew.
 	var id string
@@ -74,117 +78,140 @@ func TestEachConnectionPreparesThePollOnceForAllLocks(t *testing.T) {
 		t.Fatal(err)
 	}
 	exec(t, admin, `KILL `+id)
-	poll()
-	wantPrepared(t, "after a reconnect", db, 1, 3)
+	work()
+	wantPrepared(t, "after a reconnect", db, 2, 9)
 }
 
 func TestNothingIsKeptPreparedInAPoolOfOnesOwn(t *testing.T) {
 	_, config := newTables(t)
 	db := openOne(t, config, "interpolateParams=true")
-	takeOver(t, newLock(t, db, "e", "leader"))
+	leader := newLock(t, db, "e", "leader")
+	takeOver(t, leader)
 	mustSucceed(t, "Get", get(t.Context(), newLock(t, db, "e", "follower")))
+	mustSucceed(t, "Update", update(t.Context(), leader, record("leader")))
 	wantPrepared(t, "a pool that is not Open's", db, 0, 0)
 }
 
 func TestAConnectionKeepsFewStatementsPrepared(t *testing.T) {
 	_, config := newTables(t)
 	db := openOnlyOne(t, config)
-	followers := map[string]*mysqllock.Lock{}
+	leaders, followers := map[string]*mysqllock.Lock{}, map[string]*mysqllock.Lock{}
 	for n := range 6 {
 		in := mysqllock.WithDatabase(newConfig(t).DBName)
 		mustSucceed(t, "Migrate", func() error { return mysqllock.Migrate(t.Context(), db, in) })
-		leader := fmt.Sprint("leader ", n)
-		takeOver(t, newLock(t, db, "e", leader, in))
-		followers[leader] = newLock(t, db, "e", "follower", in)
+		name := fmt.Sprint("leader ", n)
+		leaders[name], followers[name] = newLock(t, db, "e", name, in), newLock(t, db, "e", "follower", in)
+		takeOver(t, leaders[name])
 	}
 	for range 2 {
-		for leader, follower := range followers {
-			if held, _, err := follower.Get(t.Context()); err != nil || held.HolderIdentity != leader {
-				t.Errorf("%+v, %v, want the holder %q", held, err, leader)
+		for name, follower := range followers {
+			mustSucceed(t, "Update", update(t.Context(), leaders[name], record(name)))
+			if held, _, err := follower.Get(t.Context()); err != nil || held.HolderIdentity != name {
+				t.Errorf("%+v, %v, want the holder %q", held, err, name)
 			}
 		}
 	}
-	if prepared, _ := preparedHere(t, db); prepared != 4 {
-		t.Errorf("prepared %d statements, want 4", prepared)
+	if prepared, _ := preparedHere(t, db); prepared != 8 {
+		t.Errorf("prepared %d statements, want 8", prepared)
 	}
 }
 
-// A session is looked at with each poll, not when the statement was prepared.
-func TestAPreparedPollSeesASessionThatChanges(t *testing.T) {
+// A session is looked at with each statement, not when it was prepared.
+func TestPreparedStatementsSeeASessionThatChanges(t *testing.T) {
 	admin, config := newTables(t)
-	takeOver(t, newLock(t, admin, "e", "leader"))
-	takeOver(t, newLock(t, admin, "ä", "leader"))
-	for _, c := range []struct{ election, change, want, back string }{
-		{"e", `SET autocommit = 0`, "autocommit off", `SET autocommit = 1`},
-		{"ä", `SET NAMES latin1`, "character set is latin1", `SET NAMES utf8mb4`},
-		{"ä", `SET character_set_results = latin1`, "character set is latin1", `SET NAMES utf8mb4`},
+	for _, c := range []struct{ election, change, poll, renewal, back string }{
+		{"e", `SET autocommit = 0`, "autocommit off", "autocommit", `SET autocommit = 1`},
+		{"ä", `SET NAMES latin1`, "character set is latin1", "character set", `SET NAMES utf8mb4`},
+		{"ö", `SET character_set_client = latin1`, "character set is latin1", "character set", `SET NAMES utf8mb4`},
 	} {
 		db := openOnlyOne(t, config)
-		follower := newLock(t, db, c.election, "follower")
+		leader, follower := newLock(t, db, c.election, "leader"), newLock(t, db, c.election, "follower")
+		takeOver(t, leader)
+		mustSucceed(t, "Update", update(t.Context(), leader, record("leader")))
 		mustSucceed(t, "Get", get(t.Context(), follower))
 		exec(t, db, c.change)
-		mustRefuse(t, admin, c.change, c.want, get(t.Context(), follower))
+		mustRefuse(t, admin, c.change+", a poll", c.poll, get(t.Context(), follower))
+		mustRefuse(t, admin, c.change+", a renewal", c.renewal, update(t.Context(), leader, record("leader")))
 		exec(t, db, c.back)
 		mustSucceed(t, "Get after "+c.back, get(t.Context(), follower))
-		prepared, _ := preparedHere(t, db)
-		if prepared != 1 {
+		mustSucceed(t, "Update after "+c.back, update(t.Context(), leader, record("leader")))
+		if prepared, _ := preparedHere(t, db); prepared != 2 {
 			t.Errorf("prepared %d times, so that this showed nothing", prepared)
 		}
 	}
 }
 
-func TestAPreparedPollSeesATableThatChanges(t *testing.T) {
+func TestAPreparedRenewalHasTheTimeOfItsOwn(t *testing.T) {
+	_, config := newTables(t)
+	db := openOnlyOne(t, config)
+	leader := newLock(t, db, "e", "leader")
+	takeOver(t, leader)
+	_, before := preparedHere(t, db)
+	seen := map[string]bool{}
+	for range 3 {
+		mustSucceed(t, "Update", update(t.Context(), leader, record("leader")))
+		seen[table(t, db, `SELECT last_update, version FROM election_records`)] = true
+	}
+	if wantPrepared(t, "three renewals", db, 2, before+3); len(seen) != 3 {
+		t.Errorf("%d states of the row after three renewals: %v", len(seen), seen)
+	}
+}
+
+func TestPreparedStatementsSeeATableThatChanges(t *testing.T) {
 	admin, config := newTables(t)
 	db := openOnlyOne(t, config)
-	follower := newLock(t, db, "e", "follower")
-	holder := func(when, want string) {
+	leader, follower := newLock(t, db, "e", "leader"), newLock(t, db, "e", "follower")
+	work := func(when string) {
 		t.Helper()
+		mustSucceed(t, when+", Update", update(t.Context(), leader, record("leader")))
 		held, _, err := follower.Get(t.Context())
-		if err != nil || held.HolderIdentity != want {
-			t.Errorf("%s: %+v, %v, want the holder %q", when, held, err, want)
+		if err != nil || held.HolderIdentity != "leader" {
+			t.Errorf("%s: %+v, %v, want the holder %q", when, held, err, "leader")
 		}
 	}
-	takeOver(t, newLock(t, admin, "e", "first"))
-	holder("at first", "first")
+	takeOver(t, leader)
+	work("at first")
 	exec(t, admin, `ALTER TABLE election_records MODIFY leader_name VARCHAR(300) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL FIRST, ADD note INT FIRST`)
-	holder("altered", "first")
+	work("altered")
 	exec(t, admin, `DROP TABLE election_records`)
-	if err := get(t.Context(), follower)(); err == nil || !strings.Contains(err.Error(), "Error 1146") {
-		t.Errorf("without the table: %v", err)
+	for name, call := range map[string]func() error{"Get": get(t.Context(), follower), "Update": update(t.Context(), leader, record("leader"))} {
+		if err := call(); err == nil || !strings.Contains(err.Error(), "Error 1146") {
+			t.Errorf("%s without the table: %v", name, err)
+		}
 	}
 	mustSucceed(t, "Migrate", func() error { return mysqllock.Migrate(t.Context(), admin) })
-	takeOver(t, newLock(t, admin, "e", "second"))
+	takeOver(t, leader)
 	_, before := preparedHere(t, db)
-	holder("made anew", "second")
-	if _, executed := preparedHere(t, db); executed == before {
+	work("made anew")
+	if _, executed := preparedHere(t, db); executed < before+2 {
 		t.Error("the table was missing for a while, and nothing is sent as prepared any more")
 	}
 	exec(t, admin, `RENAME TABLE election_records TO r`)
 	exec(t, admin, `CREATE VIEW election_records AS SELECT * FROM r`)
-	holder("a view", "second")
+	work("a view")
 }
 
 // A server counts the statements of all its connections.
-func TestPollsGoOnAsTextWhereTheServerPreparesNoMore(t *testing.T) {
+func TestTextsAreSentWhereTheServerPreparesNoMore(t *testing.T) {
 	_, config := ownServer(t)
 	admin := open(t, config)
 	mustSucceed(t, "Migrate", func() error { return mysqllock.Migrate(t.Context(), admin) })
-	takeOver(t, newLock(t, admin, "e", "leader"))
 	exec(t, admin, `SET GLOBAL max_prepared_stmt_count = 0`)
 
 	var meter wire.Meter
 	measured := config.Clone()
 	measured.DialFunc = meter.Dial
 	db := openOnlyOne(t, measured)
-	mustSucceed(t, "Ping", func() error { return db.PingContext(t.Context()) })
-	follower := newLock(t, db, "e", "follower")
+	leader := newLock(t, db, "e", "leader")
+	mustSucceed(t, "Create", create(t.Context(), leader, record("leader")))
 	for _, roundTrips := range []int{2, 1, 1} { // the refusal, and then no attempt more
 		meter.Take()
-		mustSucceed(t, "Get", get(t.Context(), follower))
+		mustSucceed(t, "Update", update(t.Context(), leader, record("leader")))
 		if cost := meter.Take(); cost.RoundTrips != roundTrips {
 			t.Errorf("%v, want %d round trips", cost, roundTrips)
 		}
 	}
+	mustSucceed(t, "Get", get(t.Context(), leader))
 	wantPrepared(t, "refused", db, 0, 0)
 
 	exec(t, admin, `SET GLOBAL max_prepared_stmt_count = 100`)
@@ -216,24 +243,167 @@ func (c forgetful) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-func TestPollsGoOnAsTextWhereAProxyForgetsWhatWasPrepared(t *testing.T) {
-	admin, config := newTables(t)
-	takeOver(t, newLock(t, admin, "e", "leader"))
+func TestTextsAreSentWhereAProxyForgetsWhatWasPrepared(t *testing.T) {
+	_, config := newTables(t)
 	var forgets atomic.Bool
 	config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
 		return forgetful{conn, &forgets}, err
 	}
-	db := openOnlyOne(t, config)
-	follower := newLock(t, db, "e", "follower")
-	mustSucceed(t, "Get", get(t.Context(), follower))
-	wantPrepared(t, "before", db, 1, 1)
-	forgets.Store(true)
-	for range 3 {
-		mustSucceed(t, "Get", get(t.Context(), follower))
+	for name, operation := range map[string]func(leader, follower *mysqllock.Lock) func() error{
+		"Get":    func(_, follower *mysqllock.Lock) func() error { return get(t.Context(), follower) },
+		"Update": func(leader, _ *mysqllock.Lock) func() error { return update(t.Context(), leader, record("leader")) },
+	} {
+		db := openOnlyOne(t, config)
+		leader, follower := newLock(t, db, name, "leader"), newLock(t, db, name, "follower")
+		takeOver(t, leader)
+		call := operation(leader, follower)
+		mustSucceed(t, name, call)
+		forgets.Store(true)
+		_, before := preparedHere(t, db)
+		for range 3 {
+			mustSucceed(t, name+", forgotten", call)
+		}
+		_, executed := preparedHere(t, db)
+		forgets.Store(false)
+		mustSucceed(t, name+" on the same connection", call)
+		if _, after := preparedHere(t, db); after != executed || executed > before+1 {
+			t.Errorf("%s: executed %d, %d and then %d times as prepared; want one attempt more at most", name, before, executed, after)
+		}
 	}
-	_, executed := preparedHere(t, db)
-	forgets.Store(false)
-	mustSucceed(t, "Get", get(t.Context(), follower))
-	wantPrepared(t, "after", db, 1, executed)
+}
+
+// mute is a proxy that answers a command that it doesn't know by hanging up, or
+// not at all.
+type mute struct {
+	net.Conn
+	hangsUp bool
+}
+
+func (c mute) Write(b []byte) (int, error) {
+	if len(b) < 5 || b[4] != comStmtPrepare {
+		return c.Conn.Write(b)
+	}
+	if c.hangsUp {
+		return len(b), c.Conn.Close()
+	}
+	return len(b), nil
+}
+
+func TestTextsAreSentWhereAProxyDoesNotEvenRefuse(t *testing.T) {
+	_, config := newTables(t)
+	for name, hangsUp := range map[string]bool{"hangs up": true, "is silent": false} {
+		config := config.Clone()
+		config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
+			return mute{conn, hangsUp}, err
+		}
+		leader := newLock(t, open(t, config), name, "leader", mysqllock.WithOperationTimeout(time.Second))
+		if err := create(t.Context(), leader, record("leader"))(); err != nil {
+			t.Fatal(err)
+		}
+		if err := update(t.Context(), leader, record("leader"))(); err == nil {
+			t.Errorf("%s: no error, so that nothing was prepared", name)
+		}
+		for range 2 {
+			mustSucceed(t, name+", Get", get(t.Context(), leader))
+			mustSucceed(t, name+", Update", update(t.Context(), leader, record("leader")))
+		}
+	}
+}
+
+// blockTable makes every statement wait for election_records: a transaction has
+// it in use, and an ALTER, which waits for that, is next.
+func blockTable(t *testing.T, admin *sql.DB) (release func()) {
+	t.Helper()
+	tx, err := admin.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.ExecContext(t.Context(), `DELETE FROM election_records WHERE election_name = 'none'`); err != nil {
+		t.Fatal(err)
+	}
+	altering, err := admin.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := altering.ExecContext(t.Context(), `SET lock_wait_timeout = 60`); err != nil {
+		t.Fatal(err)
+	}
+	altered := make(chan error, 1)
+	go func() {
+		_, err := altering.ExecContext(context.WithoutCancel(t.Context()), `ALTER TABLE election_records COMMENT 'altered'`)
+		altered <- err
+	}()
+	eventually(t, 20*time.Second, "the ALTER waits", func() bool {
+		return table(t, admin, `SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE DB = DATABASE() AND INFO LIKE 'ALTER%' AND STATE LIKE 'Waiting%'`) == "1"
+	})
+	return func() {
+		t.Helper()
+		mustSucceed(t, "the rollback", tx.Rollback)
+		if err := <-altered; err != nil {
+			t.Error(err)
+		}
+		_ = altering.Raw(func(any) error { return driver.ErrBadConn }) // closes it, for it has settings of its own
+		_ = altering.Close()
+	}
+}
+
+// Or the text would wait as long once more, beyond the deadline.
+func TestAStatementThatWaitedForALockIsNotSentAgain(t *testing.T) {
+	admin, config := newTables(t)
+	for when, prepared := range map[string]bool{"while it is prepared": false, "after it was prepared": true} {
+		var meter wire.Meter
+		measured := config.Clone()
+		measured.DialFunc = meter.Dial
+		db := openOnlyOne(t, measured)
+		leader := newLock(t, db, when, "leader", mysqllock.WithOperationTimeout(20*time.Second))
+		mustSucceed(t, "Create", create(t.Context(), leader, record("leader")))
+		calls := map[string]func() error{"Get": get(t.Context(), leader), "Update": update(t.Context(), leader, record("leader"))}
+		if prepared {
+			for name, call := range calls {
+				mustSucceed(t, name, call)
+			}
+		}
+		release := blockTable(t, admin)
+		for name, call := range calls {
+			meter.Take()
+			if err := call(); err == nil || !strings.Contains(err.Error(), "Error 1205") {
+				t.Errorf("%s, %s: %v, want error 1205", name, when, err)
+			}
+			if cost := meter.Take(); cost.RoundTrips != 1 {
+				t.Errorf("%s, %s: %v, want one round trip", name, when, cost)
+			}
+		}
+		release()
+		_, before := preparedHere(t, db)
+		for name, call := range calls {
+			mustSucceed(t, name+" afterwards", call)
+		}
+		if _, executed := preparedHere(t, db); executed < before+2 {
+			t.Errorf("%s: nothing is sent as prepared any more", when)
+		}
+	}
+}
+
+func TestAConnectionOfOpenIsTheDriversForWhoeverUsesItRaw(t *testing.T) {
+	_, config := newTables(t)
+	conn, err := open(t, config).Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	err = conn.Raw(func(c any) error {
+		result, err := c.(driver.Execer).Exec(`DO 1`, nil) //nolint:staticcheck // as the driver documents it
+		if err != nil {
+			return err
+		}
+		if n := len(result.(mysql.Result).AllRowsAffected()); n != 1 {
+			t.Errorf("%d results", n)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
 }

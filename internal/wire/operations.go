@@ -77,6 +77,7 @@ func Measure(ctx context.Context, db *sql.DB, meter *Meter) ([]Operation, error)
 		{"poll before there is a row", want(apierrors.IsNotFound, get(leader))},
 		{"create", func() error { return leader.Create(ctx, Record(Candidate)) }},
 		{"poll", get(follower)},
+		{"first renewal of a connection", update(leader, Candidate)},
 		{"renewal", update(leader, Candidate)},
 		{"release", update(leader, "")},
 		{"", get(leader)},
