@@ -52,11 +52,11 @@ breaks() {
 }
 
 step "all rules, nobody stands still: at most one leader" holds
-step "without rule 5, deadlines of operations: two leaders" breaks -DNO_RULE_5
+step "without deadlines of operations: two leaders" breaks -DNO_DEADLINE
 step "without the clock that tells a late answer, with pauses: two leaders" breaks -DNO_LATE -DPAUSES
-step "without rule 7, whose release it is, with pauses: two leaders" breaks -DNO_RULE_7 -DPAUSES
+step "without looking whose release it is, with pauses: two leaders" breaks -DNO_OWNER -DPAUSES
 step "a release after RenewDeadline: two leaders" breaks -DRELEASE_LATE
-step "without rule 10, the guard, with pauses: a stale commit" breaks -DNO_RULE_10 -DPAUSES
+step "without the guard, with pauses: a stale commit" breaks -DNO_GUARD -DPAUSES
 if [ "${1:-}" = full ]; then
 	step "all rules, with pauses: no stale commit, at most one leader that did not stand still" holds -DPAUSES
 fi

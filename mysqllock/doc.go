@@ -69,7 +69,8 @@
 // # Which server
 //
 // MySQL 8.0 or newer, MariaDB 10.3 or newer, InnoDB, and one server that takes
-// the writes: the primary. The lock is as durable as that server's commits; a
+// the writes, the primary; or Galera or Group Replication, whose nodes certify
+// each other's. The lock is as durable as that server's commits; a
 // replica that is promoted without the last transactions gives the lease back to
 // an earlier holder, and fencing tokens back to their earlier values, until the
 // next takeover.

@@ -72,8 +72,9 @@ func (l *Lock) FencingToken() (token int64, held bool) {
 // The guard is a shared lock, so that any number of a leader's transactions may
 // be guarded at once. On Galera and Group Replication, which is detected, it is
 // a write instead: guarded transactions of one election wait for each other
-// there, and a commit may fail with error 1213, having committed nothing. tx's
-// account needs SELECT and UPDATE on election_fences.
+// there, a commit may fail with error 1213 or 3101, having committed nothing, and
+// a read-only transaction can't be guarded. tx's account needs SELECT and UPDATE
+// on election_fences.
 //
 // A server may end a transaction on its own after an error (a deadlock, 1213;
 // MariaDB's 1020): roll back on every error. What follows in such a transaction
@@ -159,9 +160,9 @@ func (l *Lock) isCertified(ctx context.Context, tx *sql.Tx) (bool, error) {
 //   - fn's error is returned as it is, after a rollback. A panic is passed on,
 //     after a rollback.
 //   - ErrNotLeader: leadership has passed; nothing was committed.
-//   - A *mysql.MySQLError with number 1213 (deadlock) or 1020 (changed since the
-//     snapshot), from fn or from the guard: nothing was committed, and the whole
-//     call may be tried again.
+//   - A *mysql.MySQLError with number 1213 (deadlock), 1020 (changed since the
+//     snapshot) or 3101 (Group Replication's certification), from fn, the guard or
+//     the commit: nothing was committed, and the whole call may be tried again.
 //   - A transaction that ended inside fn, as the server rolled it back and fn
 //     went on all the same, is an error; what fn did since is rolled back.
 //   - ErrOutcomeUnknown: the COMMIT was sent, but no answer came.

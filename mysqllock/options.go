@@ -13,7 +13,8 @@ import (
 	"k8s.io/client-go/tools/leaderelection"
 )
 
-// An Option changes a default of New, Migrate, GetElection or ListElections.
+// An Option changes a default of New, Migrate, GetElection, ListElections or
+// Preflight.
 // The first Option that can't be used makes the call fail.
 type Option func(*options) error
 
@@ -66,7 +67,9 @@ const minOperationTimeout = 50 * time.Millisecond
 // which is 1.5 s for client-go's defaults of 15 s, 10 s and 2 s. Timings that
 // leave less than 50 ms are refused, and so is a LeaseDuration that is not
 // whole seconds: client-go stores whole seconds, and followers wait no longer
-// than what is stored. A record with another lease duration is refused later.
+// than what is stored. A record with another lease duration is refused later. The
+// lock never sees the elector's other two: if they are not what is said here, the
+// deadline may be too long, and two may lead.
 func WithTimings(leaseDuration, renewDeadline, retryPeriod time.Duration) Option {
 	return func(o *options) error {
 		t := timings{leaseDuration, renewDeadline, retryPeriod}

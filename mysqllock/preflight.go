@@ -107,7 +107,7 @@ const (
 	// isn't known has no row.
 	variablesSQL = `SHOW VARIABLES WHERE Variable_name IN ('version', 'autocommit', 'character_set_client', 'character_set_connection',` +
 		` 'character_set_results', 'read_only', 'super_read_only', 'transaction_read_only', 'tx_read_only', 'innodb_read_only', 'innodb_flush_log_at_trx_commit',` +
-		` 'log_bin', 'sync_binlog', 'binlog_format', 'innodb_doublewrite', 'wsrep_on', 'group_replication_group_name', 'have_ssl')`
+		` 'log_bin', 'sync_binlog', 'binlog_format', 'innodb_doublewrite', 'wsrep_on', 'group_replication_group_name')`
 	// statusSQL does the same with its status.
 	statusSQL = `SHOW GLOBAL STATUS WHERE Variable_name IN ('wsrep_ready', 'wsrep_cluster_status', 'Slaves_running')`
 
@@ -341,10 +341,15 @@ func (p *preflight) replication() {
 // know it, any.
 func (p *preflight) isReplica() bool {
 	replica := p.isOn("slaves_running")
-	_ = each(p.ctx, p.conn, `SHOW REPLICA STATUS`, nil, func(scanner) error {
-		replica = true
-		return nil
-	}) // what it may not look at is left out
+	for _, statement := range []string{`SHOW REPLICA STATUS`, `SHOW SLAVE STATUS`} { // MySQL before 8.0.22 has the second alone
+		err := each(p.ctx, p.conn, statement, nil, func(scanner) error {
+			replica = true
+			return nil
+		})
+		if err == nil {
+			break
+		}
+	} // what it may not look at is left out
 	return replica
 }
 

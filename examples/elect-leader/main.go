@@ -5,7 +5,7 @@
 //	cp elect-leader/.env.example .env      # and fill it in
 //	go run ./elect-leader
 //
-// It prints, after up to a minute if another one led before:
+// It prints, after up to 100 seconds if another one led before and crashed:
 //
 //	worker1.example.com-4711 works
 //

@@ -1,5 +1,5 @@
-// Command migrate-from-lease moves an election from a Kubernetes Lease to MySQL without a moment of two leaders, and
-// without a moment when nobody may lead, in three rolling updates of the same program:
+// Command migrate-from-lease moves an election from a Kubernetes Lease to MySQL without a moment when nobody may lead, in
+// two rolling updates of the same program:
 //
 //	-step 1    the Lease alone: where you are
 //	-step 2    Lease and MySQL, by client-go's MultiLock: whoever leads holds both

@@ -9,8 +9,8 @@
 //
 //	"ran" controller="jobs" job="cleanup" ... run=17
 //
-// The number of runs is kept in MySQL, by transactions that only the leader can commit: no run is counted twice, and none
-// is lost, whatever happens to the processes.
+// The number of runs is kept in MySQL, by transactions that only the leader can commit: whatever happens to the processes,
+// no run of a stale leader is counted, and none is counted twice.
 //
 // A second one on the same machine needs other addresses: -metrics-bind-address=0 -health-probe-bind-address=0 for none.
 package main
@@ -161,6 +161,10 @@ func (j *jobs) Reconcile(ctx context.Context, job string) (reconcile.Result, err
 	})
 	if errors.Is(err, mysqllock.ErrNotLeader) {
 		return reconcile.Result{}, reconcile.TerminalError(err) // another one leads: nothing to try again
+	}
+	if errors.Is(err, mysqllock.ErrOutcomeUnknown) {
+		// It may have been committed: to try again could count the run twice. The next tick runs the job anyway.
+		return reconcile.Result{}, reconcile.TerminalError(err)
 	}
 	if err != nil {
 		return reconcile.Result{}, err

@@ -86,12 +86,9 @@ func run(ctx context.Context, o options) error {
 	pod := &corev1.Pod{}
 	pod.Name, pod.Namespace = os.Getenv("POD_NAME"), os.Getenv("POD_NAMESPACE")
 	pod.APIVersion, pod.Kind = "v1", "Pod"
-	identity := pod.Name
-	if identity == "" {
-		identity = mysqllock.NewIdentity()
-	}
 	recorder := &lateRecorder{}
-	lockConfig := resourcelock.ResourceLockConfig{Identity: identity}
+	// Not the Pod's name alone, which a container that is started again has, too.
+	lockConfig := resourcelock.ResourceLockConfig{Identity: mysqllock.NewIdentity()}
 	lockOptions := []mysqllock.Option{mysqllock.WithTimings(o.lease, o.renew, o.retry)}
 	if pod.Name != "" {
 		lockConfig.EventRecorder = recorder

@@ -15,9 +15,9 @@
 #define RENEW 4 /* RenewDeadline */
 #define LEASE 7 /* LeaseDuration */
 
-/* Rule 5: how long an operation may take. Without it, as long as the elector's
+/* How long an operation may take. Without it, as long as the elector's
  * own context lets it. */
-#ifdef NO_RULE_5
+#ifdef NO_DEADLINE
 #define D RENEW
 #else
 #define D ((LEASE - RENEW - RETRY) / 2)
@@ -163,7 +163,7 @@ proctype Candidate(byte i) {
 	:: atomic { !paused[i] && at[i] == reading ->
 		read(i);
 		if
-#ifndef NO_RULE_7
+#ifndef NO_OWNER
 		:: holder != i + 1 -> end(i)
 #endif
 #ifndef RELEASE_LATE
@@ -185,7 +185,7 @@ proctype Candidate(byte i) {
 proctype Worker(byte i) {
 	do
 	:: atomic { transaction[i] == none && token[i] != NONE -> transaction[i] = working; claimed[i] = token[i] }
-#ifdef NO_RULE_10
+#ifdef NO_GUARD
 	:: atomic { transaction[i] == working -> transaction[i] = guarded }
 #else
 	:: atomic { transaction[i] == working ->
@@ -237,7 +237,7 @@ inline apply(i, what) {
 	fi
 }
 
-#ifdef NO_RULE_10
+#ifdef NO_GUARD
 #define pinned 0
 #else
 /* A guard holds the fence row locked, which every takeover has to write. */
