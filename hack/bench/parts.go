@@ -103,8 +103,8 @@ func barePolls(query func(ctx context.Context, args ...any) *sql.Row, kind strin
 	}
 }
 
-// bareRenewals swaps rows of its own.
-func bareRenewals(ctx context.Context, db *sql.DB, kind string, callers int) (func(context.Context, int) error, error) {
+// bareRenewals swaps rows of its own, by db.ExecContext or a prepared statement's.
+func bareRenewals(ctx context.Context, db *sql.DB, update func(ctx context.Context, args ...any) (sql.Result, error), kind string, callers int) (func(context.Context, int) error, error) {
 	locks, err := leaders(ctx, db, kind, callers)
 	if err != nil {
 		return nil, err
@@ -127,7 +127,7 @@ func bareRenewals(ctx context.Context, db *sql.DB, kind string, callers int) (fu
 		s := &states[caller]
 		now := time.Now().UTC().Format(bareTime)
 		next := max(s.version+1, time.Now().UnixMicro())
-		result, err := db.ExecContext(ctx, bareRenewal, wire.Candidate, s.uid, 15, now, now, 0, "", "", next,
+		result, err := update(ctx, wire.Candidate, s.uid, 15, now, now, 0, "", "", next,
 			electionOf(kind, caller), s.version, s.uid)
 		if err != nil {
 			return err
@@ -176,11 +176,22 @@ func renewalArms(ctx context.Context, s *server, callers int) ([]arm, func(), er
 		return nil, nil, err
 	}
 	kind := "-" + strconv.Itoa(callers)
-	bare, err := bareRenewals(ctx, byOpen, "bare"+kind, callers)
+	text := func(ctx context.Context, args ...any) (sql.Result, error) {
+		return byOpen.ExecContext(ctx, bareRenewal, args...)
+	}
+	bare, err := bareRenewals(ctx, byOpen, text, "bare"+kind, callers)
 	if err != nil {
 		return nil, closePools, err
 	}
-	again, err := bareRenewals(ctx, byOpen, "more"+kind, callers)
+	again, err := bareRenewals(ctx, byOpen, text, "more"+kind, callers)
+	if err != nil {
+		return nil, closePools, err
+	}
+	kept, err := byOpen.PrepareContext(ctx, bareRenewal) //nolint:sqlclosecheck // closed with the pool
+	if err != nil {
+		return nil, closePools, err
+	}
+	prepared, err := bareRenewals(ctx, byOpen, kept.ExecContext, "kept"+kind, callers)
 	if err != nil {
 		return nil, closePools, err
 	}
@@ -194,6 +205,7 @@ func renewalArms(ctx context.Context, s *server, callers int) ([]arm, func(), er
 		{"the same again", again, s.pid},
 		{"renewal", mine, s.pid},
 		{"renewal, a user's pool", users, s.pid},
+		{"bare UPDATE, prepared once", prepared, s.pid},
 	}, closePools, err
 }
 

@@ -27,15 +27,13 @@ Written by ` + "`hack/bench.sh`" + `, section by section; don't edit. Times are 
 them: the median of the rounds' ratios, and in brackets the smallest and the largest. What is called "again" is the floor
 itself under a second name: its distance from 1.00 is noise. CPU is of all processes' threads, per 10,000 operations.
 
-Where the distance to the floor comes from, statement by statement in turns on an idle machine, one caller, no fsync:
+A pool of mysqllock.Open prepares polls and renewals once on each connection. So both take no longer than the bare statements
+sent as text, and the distance to those that are prepared once, too, is what they ask for beyond them:
 
-- A renewal's statement takes 1.12 (MySQL 9.7) to 1.13 (MariaDB 10.11) times as long as the bare UPDATE. The largest part,
-  0.03 to 0.08, is the name of the server that wrote the row, which WithServerClock looks at; the rest is the condition
-  that the session has autocommit on, and text that stays text under every sql_mode. An fsync hides most of it.
-- A poll of mysqllock.Open is prepared once by each connection, which saves more than what it asks for beyond the bare SELECT: the
-  session's autocommit, names as bytes, which no character set changes, and times as numbers, which no option of the driver
-  changes. Its distance to the bare SELECT that is prepared once, too, is that, and the client's part below. A renewal would
-  gain nothing: its time is the commit's.
+- A renewal, the name of the server that writes the row, which WithServerClock looks at; a condition that the session has
+  autocommit on; and text that stays text under every sql_mode. An fsync hides most of it.
+- A poll, the session's autocommit, names as bytes, which no character set changes, and times as numbers, which no option of
+  the driver changes. MySQL describes the columns with each reply, MariaDB once.
 - In the client, Get takes another 0.05 to 0.12: of its own time a tenth makes the JSON that client-go compares, the rest is
   the driver's and database/sql's, for more columns.
 - A deadline is the largest part of the floor and of the lock, up to two fifths of a poll: the driver, and database/sql for
