@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Shows an election on a real database server: handover, failover, an outage. Takes half a minute, once compiled.
+# Shows an election on a real database server: handover, failover, an outage, and a stale leader that is refused. Takes
+# half a minute, once compiled.
 #
 #	hack/demo.sh          on a throwaway server, started for it and deleted afterwards
 #	hack/demo.sh -v       with the logs of client-go
