@@ -97,7 +97,7 @@ func TestARollingRestart(t *testing.T) {
 	exampletest.Eventually(t, "an event on the Pod", func() bool {
 		for _, event := range api.All("/events/") {
 			text := fmt.Sprint(event)
-			if strings.Contains(text, first.Name+" became leader") && strings.Contains(text, "kind:Pod") {
+			if strings.Contains(text, " became leader") && strings.Contains(text, "kind:Pod name:"+first.Name+" ") {
 				return true
 			}
 		}
