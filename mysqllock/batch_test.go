@@ -300,19 +300,18 @@ func TestABatchIsSentInTimeForTheMostImpatient(t *testing.T) {
 	batch := &mysqllock.Batch{}
 	patient := newLock(t, db, "patient", "a", mysqllock.WithTimings(15*time.Second, 10*time.Second, 2*time.Second), mysqllock.WithBatch(batch))
 	hurried := newLock(t, db, "hurried", "a", mysqllock.WithTimings(time.Second, 600*time.Millisecond, 200*time.Millisecond), mysqllock.WithBatch(batch))
-	inHurry := recordFor("a", 1)
 	mustSucceed(t, "Create", create(t.Context(), patient, recordFor("a", 15)))
-	mustSucceed(t, "Create", create(t.Context(), hurried, inHurry))
+	mustSucceed(t, "Create", create(t.Context(), hurried, recordFor("a", 1)))
 	for _, c := range []struct {
 		name           string
 		patient, hurry func() error
 	}{
 		{"Get", get(t.Context(), patient), get(t.Context(), hurried)},
-		{"Update", update(t.Context(), patient, recordFor("a", 15)), update(t.Context(), hurried, inHurry)},
+		{"Update", update(t.Context(), patient, recordFor("a", 15)), update(t.Context(), hurried, recordFor("a", 1))},
 	} {
 		done := make(chan error, 1)
 		go func() { done <- c.patient() }()
-		time.Sleep(10 * time.Millisecond) // the patient one is first in the queue, for 150 ms
+		eventually(t, 20*time.Second, "the patient one is first in the queue", func() bool { return batch.Waiting() == 1 })
 		if err := c.hurry(); err != nil {
 			t.Errorf("%s: %v", c.name, err)
 		}

@@ -16,6 +16,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -427,7 +428,7 @@ func sessionVariable(name string) string {
 // connector makes connections in a bounded time.
 type connector struct {
 	config    *mysql.Config
-	preparing preparing
+	preparing atomic.Int32 // untried, works or fails
 }
 
 // Connect bounds the handshake, the login and the SET statements as well:

@@ -23,7 +23,8 @@ const startTimeout = 15 * time.Second
 // at its default: the database of the MYSQL_* environment variables (see
 // ConfigFromEnv), tables made or upgraded by Migrate, an identity made by
 // NewIdentity, a lease of 60 s renewed every 15 s, and WithServerClock. After a
-// crash the next candidate leads within about 100 s.
+// crash the next candidate leads within about 100 s: the lease, a tenth of it, and
+// its next look.
 //
 // becomeLeader is called when a term begins. Its context ends with the term or
 // with ctx, whichever is first; work that it does must end then. It may also
@@ -35,8 +36,9 @@ const startTimeout = 15 * time.Second
 //
 // When both have returned the candidate campaigns again, or, if ctx has ended,
 // releases the lease, so that the next candidate takes over at its next look,
-// within 33 s, and ElectLeader returns nil. Until then the lease is renewed, also while the work
-// takes its time to end.
+// within 33 s (client-go's jitter makes 15 s to 33 s of the 15 s), and ElectLeader
+// returns nil. Until then the lease is renewed, also while the work takes its
+// time to end.
 //
 // An error is returned only at the start: a configuration that can't be used,
 // or a database that can't be reached within 15 s or migrated within a minute,

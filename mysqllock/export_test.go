@@ -42,6 +42,17 @@ func ElectLeaderWithTimings(ctx context.Context, db *sql.DB, election string, le
 	return electLeader(ctx, db, election, timings{lease, renewDeadline, retry}, becomeLeader, loseLeadership)
 }
 
+// Waiting is how many operations wait in a Batch for others.
+func (b *Batch) Waiting() int {
+	n := 0
+	for _, q := range []*queue{&b.polls, &b.renewals} {
+		q.mu.Lock()
+		n += len(q.waiting)
+		q.mu.Unlock()
+	}
+	return n
+}
+
 // ServerFindings are what Preflight finds in variables of a server alone.
 func ServerFindings(variables map[string]string) []Finding {
 	p := &preflight{variables: variables}

@@ -564,7 +564,9 @@ func (l *Lock) takeOver(o *operation, old *row, record resourcelock.LeaderElecti
 // and has already spent a deadline on the Get before it. And it is for electors
 // that were cancelled, whose work has been told to end. One that could not renew
 // for RenewDeadline tells its work afterwards, so that a successor would lead
-// beside it for as long as the reply takes: its lease is left to expire.
+// beside it for as long as the reply takes: its lease is left to expire. So is one
+// whose work WithBeforeRelease's function has not ended, as this Lock had lost
+// sight of the row, and with it the term, when the function was due.
 func (l *Lock) release(o *operation, old *row, record resourcelock.LeaderElectionRecord) error {
 	givenUp := l.gaveUp()
 	l.mu.Lock()

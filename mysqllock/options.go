@@ -14,8 +14,7 @@ import (
 )
 
 // An Option changes a default of New, Migrate, GetElection, ListElections or
-// Preflight.
-// The first Option that can't be used makes the call fail.
+// Preflight. The first Option that can't be used makes the call fail.
 type Option func(*options) error
 
 type options struct {
@@ -128,10 +127,11 @@ func WithSameIdentityTakeover() Option {
 // f is called once a term, while the fencing token is still valid. Its context
 // ends one operation before the lease does, counted from the last renewal:
 // there are no renewals meanwhile. If f returns an error, or has not returned by
-// then, nothing is released and the lease is left to expire; the elector goes on
-// without waiting for f, and ends the context of OnStartedLeading. So f must end
-// the work itself, and not wait for that context: it ends after f if the lease
-// was lost, and before f if the elector's own context has ended.
+// then, or if this Lock had lost sight of its lease when f was due, nothing is
+// released and the lease is left to expire; the elector goes on without waiting
+// for f, and ends the context of OnStartedLeading. So f must end the work itself,
+// and not wait for that context: it ends after f if the lease was lost, and before
+// f if the elector's own context has ended.
 func WithBeforeRelease(f func(context.Context) error) Option {
 	return func(o *options) error {
 		if f == nil {

@@ -341,7 +341,8 @@ func (p *preflight) replication() {
 // know it, any.
 func (p *preflight) isReplica() bool {
 	replica := p.isOn("slaves_running")
-	for _, statement := range []string{`SHOW REPLICA STATUS`, `SHOW SLAVE STATUS`} { // MySQL before 8.0.22 has the second alone
+	// What it may not look at is left out. MySQL before 8.0.22 has the second alone.
+	for _, statement := range []string{`SHOW REPLICA STATUS`, `SHOW SLAVE STATUS`} {
 		err := each(p.ctx, p.conn, statement, nil, func(scanner) error {
 			replica = true
 			return nil
@@ -349,7 +350,7 @@ func (p *preflight) isReplica() bool {
 		if err == nil {
 			break
 		}
-	} // what it may not look at is left out
+	}
 	return replica
 }
 

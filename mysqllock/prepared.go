@@ -48,14 +48,9 @@ type driverStmt interface {
 type preparedConn struct {
 	driverConn
 
-	pool *preparing
+	pool *atomic.Int32         // what preparing does for all of the pool: see below
 	kept map[string]driverStmt // by their text
 	text bool                  // nothing is prepared any more
-}
-
-// preparing is what a pool knows about preparing statements.
-type preparing struct {
-	state atomic.Int32
 }
 
 const (
@@ -105,17 +100,17 @@ func (c *preparedConn) prepare(ctx context.Context, query string) (driverStmt, e
 	if stmt, ok := c.kept[query]; ok && !c.text {
 		return stmt, nil
 	}
-	if _, ok := frequent.Load(query); !ok || c.text || len(c.kept) == maxPrepared || c.pool.state.Load() == fails {
+	if _, ok := frequent.Load(query); !ok || c.text || len(c.kept) == maxPrepared || c.pool.Load() == fails {
 		return nil, driver.ErrSkip
 	}
 	made, err := c.PrepareContext(ctx, query)
 	if err != nil {
 		if number(err) == 0 && !errors.Is(err, driver.ErrBadConn) && !errors.Is(err, context.Canceled) {
-			c.pool.state.CompareAndSwap(untried, fails)
+			c.pool.CompareAndSwap(untried, fails)
 		}
 		return nil, err
 	}
-	c.pool.state.CompareAndSwap(untried, works)
+	c.pool.CompareAndSwap(untried, works)
 	stmt, ok := made.(driverStmt)
 	if !ok {
 		c.text = true

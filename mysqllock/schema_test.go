@@ -775,6 +775,21 @@ func TestUpgradeOfALargeTableTakesFewStatements(t *testing.T) {
 	}
 }
 
+func TestUpgradeOfAnEmptiedTable(t *testing.T) {
+	t.Parallel()
+	db := open(t, newConfig(t))
+	exec(t, db, v0Table+"DEFAULT CHARACTER SET latin1")
+	insertV0(t, db, 1, "e", "a", "2024-05-01 10:00:00")
+	exec(t, db, "TRUNCATE TABLE election_records")
+	if err := mysqllock.Migrate(t.Context(), db); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(freshDefinition(t), definition(t, db)); diff != "" {
+		t.Errorf("an upgraded table differs from a fresh one: %s", diff)
+	}
+	takeOver(t, newLock(t, db, "e", "b"))
+}
+
 func TestALockGoesOnWhereV0Stopped(t *testing.T) {
 	t.Parallel()
 	config := newConfig(t)

@@ -159,11 +159,9 @@ func (j *jobs) Reconcile(ctx context.Context, job string) (reconcile.Result, err
 		}
 		return tx.QueryRowContext(ctx, `SELECT runs FROM jobs WHERE name = ?`, job).Scan(&run)
 	})
-	if errors.Is(err, mysqllock.ErrNotLeader) {
-		return reconcile.Result{}, reconcile.TerminalError(err) // another one leads: nothing to try again
-	}
-	if errors.Is(err, mysqllock.ErrOutcomeUnknown) {
-		// It may have been committed: to try again could count the run twice. The next tick runs the job anyway.
+	if errors.Is(err, mysqllock.ErrNotLeader) || errors.Is(err, mysqllock.ErrOutcomeUnknown) {
+		// Another one leads; or it may have been committed, and to try again could count the run twice. The next tick
+		// runs the job anyway.
 		return reconcile.Result{}, reconcile.TerminalError(err)
 	}
 	if err != nil {

@@ -159,6 +159,9 @@ func pollArms(ctx context.Context, s *server, callers int) ([]arm, func(), error
 		return nil, closePools, err
 	}
 	kept, err := byOpen.PrepareContext(ctx, barePoll) //nolint:sqlclosecheck // closed with the pool
+	if err != nil {
+		return nil, closePools, err
+	}
 	bare := func(ctx context.Context, args ...any) *sql.Row { return byOpen.QueryRowContext(ctx, barePoll, args...) }
 	return []arm{
 		{"bare SELECT", barePolls(bare, kind, true), s.pid},
@@ -167,7 +170,7 @@ func pollArms(ctx context.Context, s *server, callers int) ([]arm, func(), error
 		{"poll, a user's pool", users, s.pid},
 		{"bare SELECT, prepared once", barePolls(kept.QueryRowContext, kind, true), s.pid},
 		{"bare SELECT, no deadline", barePolls(bare, kind, false), s.pid},
-	}, closePools, err
+	}, closePools, nil
 }
 
 func renewalArms(ctx context.Context, s *server, callers int) ([]arm, func(), error) {

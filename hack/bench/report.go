@@ -27,8 +27,8 @@ Written by ` + "`hack/bench.sh`" + `, section by section; don't edit. Times are 
 them: the median of the rounds' ratios, and in brackets the smallest and the largest. What is called "again" is the floor
 itself under a second name: its distance from 1.00 is noise. CPU is of all processes' threads, per 10,000 operations.
 
-A pool of mysqllock.Open prepares polls and renewals once on each connection. So both take no longer than the bare statements
-sent as text, and the distance to those that are prepared once, too, is what they ask for beyond them:
+A pool of mysqllock.Open prepares polls and renewals once on each connection. What that saves is about
+as much as what they ask for beyond the bare statements, which is their distance to those that are prepared once, too:
 
 - A renewal, the name of the server that writes the row, which WithServerClock looks at; a condition that the session has
   autocommit on; and text that stays text under every sql_mode. An fsync hides most of it.
