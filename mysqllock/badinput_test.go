@@ -467,8 +467,8 @@ func testRefusedByReadOnlyServer(t *testing.T, db *sql.DB, r *refusals) {
 		mustSucceed(t, name+", Get", get(t.Context(), lock))
 		mustSucceed(t, name+", Update", update(t.Context(), lock, record("a")))
 	}
-	session := openOne(t, r.config, "")
-	exec(t, session, `SET SESSION TRANSACTION READ ONLY`)
+	session, spoil, _ := openSpoilable(t, r.config, "")
+	spoil(`SET SESSION TRANSACTION READ ONLY`)
 	r.byServer(t, "a read-only session", newLock(t, session, "new", "a").Create(t.Context(), record("a")), 1792,
 		`mysqllock: create "new": Error 1792 (25006): Cannot execute statement in a READ ONLY transaction`+connect+"\n"+
 			`mysqllock: create "new": Error 1792 (25006): Cannot execute statement in a READ ONLY transaction.`+connect)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -15,7 +16,11 @@ import (
 type Batch struct {
 	mu       sync.Mutex
 	db       *sql.DB // that of the Locks, nil before the first
-	database string
+	database string  // their WithDatabase
+
+	// tables is where the statements go to; nil before the first.
+	tables  atomic.Pointer[tables]
+	mariaDB atomic.Bool // what the last poll's server was
 
 	polls, renewals queue
 }
@@ -85,6 +90,7 @@ func (b *Batch) serve(db *sql.DB, database string) error {
 	defer b.mu.Unlock()
 	if b.db == nil {
 		b.db, b.database = db, database
+		b.tables.Store(tablesOf(database, true))
 		b.polls.run, b.renewals.run = b.sendPolls, b.sendRenewals
 	}
 	if b.db != db || b.database != database {
@@ -175,11 +181,21 @@ func (b *Batch) poll(l *Lock, o *operation) (*row, error) {
 	if err := b.polls.wait(m); err != nil {
 		return nil, err
 	}
+	if !l.tables.Load().known {
+		l.tables.Store(b.tables.Load().with(l.options.serverClock))
+	}
+	l.mariaDB = b.mariaDB.Load()
+	o.session.mariaDB = l.mariaDB
 	return m.found, nil
 }
 
 func (b *Batch) sendPolls(ctx context.Context, members []*batched) {
-	found, session, err := b.read(ctx, members)
+	var found map[string]*polled
+	var asked *polled
+	err := b.inFitSession(ctx, members, func(s *session) (err error) {
+		found, asked, err = b.read(ctx, s, members)
+		return err
+	})
 	for _, m := range members {
 		if err != nil {
 			m.outcome <- err
@@ -187,7 +203,7 @@ func (b *Batch) sendPolls(ctx context.Context, members []*batched) {
 		}
 		p := found[m.lock.election]
 		if p == nil {
-			p = session
+			p = asked
 		}
 		var refused error
 		m.found, refused = p.row(m.lock)
@@ -195,48 +211,71 @@ func (b *Batch) sendPolls(ctx context.Context, members []*batched) {
 	}
 }
 
+// inFitSession calls f with a session, and again with another if that one turns
+// out to be unfit.
+func (b *Batch) inFitSession(ctx context.Context, members []*batched, f func(*session) error) error {
+	s := session{db: b.db, mariaDB: b.mariaDB.Load()}
+	err := f(&s)
+	for s.settle(ctx, &err) {
+		err = f(&s)
+	}
+	members[0].lock.reportUnfit(ctx, s.unfit)
+	return err
+}
+
 // read returns the rows by their elections' names, and what is known of the
 // session for elections without a row.
-func (b *Batch) read(ctx context.Context, members []*batched) (found map[string]*polled, session *polled, err error) {
+func (b *Batch) read(ctx context.Context, s *session, members []*batched) (found map[string]*polled, asked *polled, err error) {
+	if t := b.tables.Load(); !t.known {
+		if t, asked, err = t.learn(ctx, s); err != nil {
+			return nil, nil, err
+		}
+		b.tables.Store(t)
+	}
 	statements, w := b.wording(members, func(m *batched) bool { return m.lock.ascii })
 	names := make([]any, len(members))
 	for i, m := range members {
 		names[i] = statements.text(m.lock.election)
 	}
-	rows, err := b.db.QueryContext(ctx, w.fill(strings.Replace(batchPollSQL, "{more}", strings.Repeat(nextName, len(members)-1), 1)), names...)
+	found = make(map[string]*polled, len(members))
+	err = s.query(ctx, w.fill(strings.Replace(batchPollSQL, "{more}", strings.Repeat(nextName, len(members)-1), 1)), names, func(scan scanner) error {
+		var p polled
+		var name sql.NullString
+		if err := scan(append(p.fields(), &name)...); err != nil {
+			return err
+		}
+		asked = &polled{state: p.state, charsets: p.charsets}
+		// A row that someone made by hand may end in spaces, which the key ignores.
+		found[strings.TrimRight(name.String, " ")] = &p
+		return nil
+	})
 	if err != nil {
 		return nil, nil, err
 	}
-	defer rows.Close()
-	found = make(map[string]*polled, len(members))
-	for rows.Next() {
-		var p polled
-		var name sql.NullString
-		if err := rows.Scan(append(p.fields(), &name)...); err != nil {
+	if asked == nil {
+		if asked, _, err = s.check(ctx); err != nil {
 			return nil, nil, err
 		}
-		session = &polled{autocommit: p.autocommit, charsets: p.charsets}
-		// A row that someone made by hand may end in spaces, which the key ignores.
-		found[strings.TrimRight(name.String, " ")] = &p
 	}
-	if err := rows.Err(); err != nil {
+	if err := s.note(ctx, sessionState(asked.state.Int64)); err != nil {
 		return nil, nil, err
 	}
-	if session == nil {
-		session = &polled{}
-		err = b.db.QueryRowContext(ctx, statements.missing).Scan(&session.autocommit, &session.charsets)
-	}
-	return found, session, err
+	b.mariaDB.Store(s.mariaDB)
+	return found, asked, nil
 }
 
 // wording is that of a statement for all members: if it carries one string
 // beyond ASCII, all travel as that one must.
-func (b *Batch) wording(members []*batched, isASCII func(*batched) bool) (*statements, wording) {
-	w := wording{database: b.database, serverClock: true}
+func (b *Batch) wording(members []*batched, plain func(*batched) bool) (*statements, wording) {
+	t := b.tables.Load()
+	w := wording{database: t.database, serverClock: true, unicode: !isASCII(t.database)}
 	for _, m := range members {
-		w.unicode = w.unicode || !isASCII(m)
+		w.unicode = w.unicode || !plain(m)
 	}
-	return w.statements(), w
+	if w.unicode {
+		return t.forUnicode, w
+	}
+	return t.forASCII, w
 }
 
 // renew is Lock.swap for a renewal, together with others. It tells whether next
@@ -265,7 +304,10 @@ func (b *Batch) sendRenewals(ctx context.Context, members []*batched) {
 	err := errNotSent
 	if len(members) > 1 {
 		var n int64
-		n, err = b.write(ctx, members)
+		err = b.inFitSession(ctx, members, func(s *session) (err error) {
+			n, err = b.write(ctx, s, members)
+			return err
+		})
 		switch {
 		case number(err) != 0:
 			err = errNotSent // the server did nothing: a deadlock, a version that doesn't know the statement
@@ -278,7 +320,7 @@ func (b *Batch) sendRenewals(ctx context.Context, members []*batched) {
 	}
 }
 
-func (b *Batch) write(ctx context.Context, members []*batched) (int64, error) {
+func (b *Batch) write(ctx context.Context, s *session, members []*batched) (int64, error) {
 	statements, w := b.wording(members, func(m *batched) bool {
 		return m.lock.ascii && isASCII(string(m.next.record.Strategy)) && isASCII(m.next.record.PreferredHolder)
 	})
@@ -288,9 +330,5 @@ func (b *Batch) write(ctx context.Context, members []*batched) (int64, error) {
 		args = append(args, statements.text(m.lock.election), m.lock.uid, m.old.version, r.LeaseDurationSeconds, datetime(r.AcquireTime), datetime(r.RenewTime),
 			r.LeaderTransitions, statements.text(string(r.Strategy)), statements.text(r.PreferredHolder), m.next.version)
 	}
-	result, err := b.db.ExecContext(ctx, w.fill(strings.Replace(batchRenewSQL, "{more}", strings.Repeat(nextBatchRow, len(members)-1), 1)), args...)
-	if err != nil {
-		return 0, err
-	}
-	return result.RowsAffected()
+	return s.write(ctx, w.fill(strings.Replace(batchRenewSQL, "{more}", strings.Repeat(nextBatchRow, len(members)-1), 1)), args...)
 }

@@ -449,7 +449,7 @@ func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 		return nil, fmt.Errorf("no connection to the server within %v: %w", c.config.Timeout, bounded.Err())
 	}
 	if whole, ok := conn.(driverConn); ok {
-		conn = &preparedConn{driverConn: whole, pool: &c.preparing}
+		conn = &preparedConn{driverConn: whole, pool: &c.preparing, database: c.config.DBName}
 	}
 	return conn, err
 }

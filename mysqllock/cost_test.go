@@ -20,19 +20,22 @@ var operationCosts = []struct {
 	open       wire.Cost
 	fromMySQL  int // bytes received, if more: a MariaDB describes a prepared statement's columns once
 	roundTrips int // through a user's own pool
+	// writes is whether MySQL is sent a ROLLBACK before, in a user's own pool:
+	// others may have left a transaction open there, which MySQL doesn't tell.
+	writes bool
 }{
-	{"first poll of a connection", wire.Cost{Statements: 2, RoundTrips: 3, Sent: 524, Received: 1033}, 1896, 3},
-	{"poll before there is a row", wire.Cost{Statements: 2, RoundTrips: 2, Sent: 77, Received: 120}, 984, 3},
-	{"create", wire.Cost{Statements: 4, RoundTrips: 4, Sent: 2004, Received: 319}, 0, 8},
-	{"poll", wire.Cost{Statements: 1, RoundTrips: 1, Sent: 44, Received: 141}, 1005, 2},
-	{"first renewal of a connection", wire.Cost{Statements: 1, RoundTrips: 2, Sent: 790, Received: 431}, 0, 2},
-	{"renewal", wire.Cost{Statements: 1, RoundTrips: 1, Sent: 282, Received: 57}, 0, 2},
-	{"release", wire.Cost{Statements: 1, RoundTrips: 1, Sent: 817, Received: 57}, 0, 2},
-	{"takeover", wire.Cost{Statements: 2, RoundTrips: 2, Sent: 1314, Received: 232}, 0, 4},
-	{"lost renewal", wire.Cost{Statements: 2, RoundTrips: 2, Sent: 315, Received: 198}, 1063, 4},
-	{"first guard of a term", wire.Cost{Statements: 2, RoundTrips: 2, Sent: 287, Received: 579}, 0, 3},
-	{"guard", wire.Cost{Statements: 1, RoundTrips: 1, Sent: 191, Received: 320}, 0, 2},
-	{"Transact of nothing", wire.Cost{Statements: 10, RoundTrips: 10, Sent: 509, Received: 543}, 0, 11},
+	{"first poll of a connection", wire.Cost{Statements: 2, RoundTrips: 3, Sent: 910, Received: 1272}, 2192, 3, false},
+	{"poll before there is a row", wire.Cost{Statements: 2, RoundTrips: 2, Sent: 309, Received: 364}, 1285, 3, false},
+	{"create", wire.Cost{Statements: 4, RoundTrips: 4, Sent: 2380, Received: 361}, 0, 8, true},
+	{"poll", wire.Cost{Statements: 1, RoundTrips: 1, Sent: 44, Received: 141}, 1005, 2, false},
+	{"first renewal of a connection", wire.Cost{Statements: 1, RoundTrips: 2, Sent: 790, Received: 431}, 0, 2, true},
+	{"renewal", wire.Cost{Statements: 1, RoundTrips: 1, Sent: 282, Received: 57}, 0, 2, true},
+	{"release", wire.Cost{Statements: 1, RoundTrips: 1, Sent: 817, Received: 57}, 0, 2, true},
+	{"takeover", wire.Cost{Statements: 2, RoundTrips: 2, Sent: 1560, Received: 267}, 0, 4, true},
+	{"lost renewal", wire.Cost{Statements: 2, RoundTrips: 2, Sent: 315, Received: 198}, 1063, 4, true},
+	{"first guard of a term", wire.Cost{Statements: 2, RoundTrips: 2, Sent: 324, Received: 579}, 0, 3, false},
+	{"guard", wire.Cost{Statements: 1, RoundTrips: 1, Sent: 229, Received: 320}, 0, 2, false},
+	{"Transact of nothing", wire.Cost{Statements: 10, RoundTrips: 10, Sent: 509, Received: 543}, 0, 11, false},
 }
 
 func TestEachOperationSendsTheStatementsThatItNeedsAndNoOther(t *testing.T) {
@@ -71,6 +74,10 @@ func TestEachOperationSendsTheStatementsThatItNeedsAndNoOther(t *testing.T) {
 				}
 				if pool.name != "Open" {
 					want.RoundTrips = c.roundTrips
+					if c.writes && !server.MariaDB() {
+						want.Statements++
+						want.RoundTrips++
+					}
 				}
 				if got.Name != c.operation || got.RoundTrips != want.RoundTrips || got.Statements != want.Statements {
 					t.Errorf("%s: %v, want for %s: %v", got.Name, got.Cost, c.operation, want)

@@ -516,7 +516,7 @@ func TestATakeoverThatAStopMeetsIsReleased(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := elect(t, openDSN(t, config, "interpolateParams=true"), election, time.Minute, 30*time.Second, untilDone, nothing)
-	eventually(t, patience, "a takeover waits for the row", func() bool { return waiting(t, db, "UPDATE election_fences", election) })
+	eventually(t, patience, "a takeover waits for the row", func() bool { return waiting(t, db, "UPDATE%election_fences AS f", election) })
 	c.stop()
 	// Abandoned statements wait on.
 	if err := tx.Rollback(); err != nil {

@@ -87,36 +87,45 @@ func wrap(op, election string, err error, db *sql.DB) error {
 
 // Server error numbers that a person can act upon, or that this package reads.
 const (
-	errRecordChanged       = 1020 // MariaDB: changed since the transaction's snapshot
-	errTooManyConnections  = 1040
-	errDatabaseDenied      = 1044
-	errAccessDenied        = 1045
-	errNoDatabaseSelected  = 1046
-	errUnknownCommand      = 1047 // on Galera: this node is not part of the cluster
-	errUnknownDatabase     = 1049
-	errUnknownColumn       = 1054
-	errDuplicateKey        = 1062
-	errSyntax              = 1064
-	errTableDenied         = 1142
-	errColumnDenied        = 1143
-	errNoSuchTable         = 1146
-	errTooManyUserConns    = 1203
-	errLockWaitTimeout     = 1205 // also MariaDB's answer to a row that NOWAIT found locked
-	errDeadlock            = 1213
-	errUnknownStatement    = 1243 // a prepared statement that the server, or a proxy, has not, or no more
-	errIllegalMix          = 1267 // a parameter in another character set than the column's
-	errOptionPreventsWrite = 1290 // --read-only
-	errInvalidString       = 1300
-	errNoSavepoint         = 1305
-	errInterrupted         = 1317 // KILL QUERY
-	errNeedsReprepare      = 1615 // a table that goes on changing
-	errReadOnlyTransaction = 1792
-	errReadOnlyMode        = 1836
-	errStatementTime       = 1969 // MariaDB's max_statement_time
-	errExecutionTime       = 3024 // MySQL's max_execution_time
-	errRolledBack          = 3101 // Group Replication's certification
-	errLockNowait          = 3572 // MySQL's answer to a row that NOWAIT found locked
-	errCannotConvert       = 3854
+	errRecordChanged          = 1020 // MariaDB: changed since the transaction's snapshot
+	errTooManyConnections     = 1040
+	errDatabaseDenied         = 1044
+	errAccessDenied           = 1045
+	errNoDatabaseSelected     = 1046
+	errUnknownCommand         = 1047 // on Galera: this node is not part of the cluster
+	errUnknownDatabase        = 1049
+	errServerShutdown         = 1053
+	errUnknownColumn          = 1054
+	errDuplicateKey           = 1062
+	errSyntax                 = 1064
+	errTableNotLockedForWrite = 1099 // LOCK TABLES of the session's own
+	errTableNotLocked         = 1100
+	errTableDenied            = 1142
+	errColumnDenied           = 1143
+	errNoSuchTable            = 1146
+	errTooManyUserConns       = 1203
+	errLockWaitTimeout        = 1205 // also MariaDB's answer to a row that NOWAIT found locked
+	errDeadlock               = 1213
+	errReadLock               = 1223 // FLUSH TABLES WITH READ LOCK of the session's own
+	errUnknownStatement       = 1243 // a prepared statement that the server, or a proxy, has not, or no more
+	errIllegalMix             = 1267 // a parameter in another character set than the column's
+	errOptionPreventsWrite    = 1290 // --read-only
+	errInvalidString          = 1300
+	errNoSavepoint            = 1305
+	errInterrupted            = 1317 // KILL QUERY
+	errXATransaction          = 1399 // the session is in an XA transaction
+	errNeedsReprepare         = 1615 // a table that goes on changing
+	errReadOnlyTransaction    = 1792
+	errReadOnlyMode           = 1836
+	errConnectionKilled       = 1927 // MariaDB
+	errStatementTime          = 1969 // MariaDB's max_statement_time
+	errExecutionTime          = 3024 // MySQL's max_execution_time
+	errOfflineMode            = 3032
+	errRolledBack             = 3101 // Group Replication's certification
+	errSessionKilled          = 3169 // MySQL
+	errLockNowait             = 3572 // MySQL's answer to a row that NOWAIT found locked
+	errCannotConvert          = 3854
+	errIdleDisconnect         = 4031 // MySQL: after wait_timeout
 )
 
 // advice tells what a person can do about err; empty where there is nothing.

@@ -491,7 +491,7 @@ func TestAServerThatHangsOrCrashesEndsNoCallLateAndTheNextOneSucceeds(t *testing
 	}
 	eventually(t, 20*time.Second, "the takeovers wait for their rows", func() bool {
 		waiting := strings.Join(statementsOf(t.Context(), t, admin, account.User), "\n")
-		return strings.Count(waiting, "UPDATE election_fences") == len(pools)
+		return strings.Count(waiting, "election_fences AS f STRAIGHT_JOIN") == len(pools)
 	})
 	mustSucceed(t, "Kill", own.Kill)
 	for range pools {

@@ -89,7 +89,8 @@ func (l *Lock) Guard(ctx context.Context, tx *sql.Tx) error {
 }
 
 func (l *Lock) guard(ctx context.Context, tx *sql.Tx, token int64) error {
-	fill := tableNames(l.options.database).Replace
+	// The transaction may be of a pool with another default database.
+	fill := tableNames(l.tables.Load().database).Replace
 	name := hex.EncodeToString([]byte(l.election))
 	certified, err := l.isCertified(ctx, tx)
 	if err != nil {
@@ -103,20 +104,21 @@ func (l *Lock) guard(ctx context.Context, tx *sql.Tx, token int64) error {
 		if n, err := result.RowsAffected(); err != nil || n == 1 {
 			return err
 		}
-		return fmt.Errorf("%w: another term has begun after that with fencing token %d", ErrNotLeader, token)
 	}
 	var found sql.NullInt64
 	var uid sql.NullString
 	err = tx.QueryRowContext(ctx, fill(guardSQL), name).Scan(&found, &uid)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
-		return fmt.Errorf("%w: the transaction's server has no row in election_fences for the election", ErrNotLeader)
+		return errors.New("the election has no row in election_fences, although this candidate holds a term: the transaction is not of the server and the database that have the lock's tables, or somebody deleted the row; give the pool of that server, or WithDatabase")
 	case number(err) == errRecordChanged:
 		return fmt.Errorf("%w: another term has begun since the transaction did: %w", ErrNotLeader, err)
 	case err != nil:
 		return err
 	case found.Int64 != token || uid.String != l.uid:
 		return fmt.Errorf("%w: another term has begun, with fencing token %d after %d", ErrNotLeader, found.Int64, token)
+	case certified:
+		return fmt.Errorf("%w: the row in election_fences is not as it was when the transaction began", ErrNotLeader)
 	}
 	return nil
 }

@@ -78,11 +78,11 @@ func testUnsafeQuoting(t *testing.T, admin, db *sql.DB, config *mysql.Config, ch
 		mustRefuse(t, admin, what+", Create", "character set", create(t.Context(), lock, record(names.identity)))
 
 		// A session that changes after the row was seen.
-		changing := openOne(t, config, "interpolateParams=true")
+		changing, spoil, _ := openSpoilable(t, config, "interpolateParams=true")
 		leader, standby := newLock(t, changing, names.election, names.identity), newLock(t, changing, names.election, names.identity+" 2")
 		mustSucceed(t, what+", Create", create(t.Context(), leader, record(names.identity)))
 		mustSucceed(t, what+", Get", get(t.Context(), standby))
-		exec(t, changing, `SET NAMES `+charset)
+		spoil(`SET NAMES ` + charset)
 		mustRefuse(t, admin, what+", a renewal", "character set", update(t.Context(), leader, record(names.identity)))
 		mustRefuse(t, admin, what+", a takeover", "character set", update(t.Context(), standby, record(names.identity+" 2")))
 		mustRefuse(t, admin, what+", a release", "character set", update(t.Context(), leader, recordFor("", 1)))

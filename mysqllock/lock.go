@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"database/sql"
+	"database/sql/driver"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -34,18 +36,17 @@ import (
 // hours later.
 const (
 	// pollSQL reads one election: parameters (name). One row, or none, and then
-	// missingSQL tells the rest. Times are microseconds since 1970, a form that
+	// sessionCheckSQL tells what the row would have told of the session. Times are microseconds since 1970, a form that
 	// no parseTime, loc or time_zone can change.
 	pollSQL = pollColumns + ` FROM {records} AS r WHERE r.election_name = {name}`
 
-	pollColumns = `SELECT @@autocommit, {charsets}, COALESCE(r.version, 0), CAST(r.leader_uid AS BINARY), CAST(r.leader_name AS BINARY), r.lease_duration_seconds,` +
+	pollColumns = `SELECT ` + stateSQL + ` AS session, {charsets}, COALESCE(r.version, 0), CAST(r.leader_uid AS BINARY), CAST(r.leader_name AS BINARY), r.lease_duration_seconds,` +
 		` TIMESTAMPDIFF(MICROSECOND, '1970-01-01', r.acquire_time), TIMESTAMPDIFF(MICROSECOND, '1970-01-01', r.renew_time),` +
 		` r.leader_transitions, CAST(r.strategy AS BINARY), CAST(r.preferred_holder AS BINARY), {clock}`
 
-	// missingSQL tells whether the session is fit, when a poll found no row. It
-	// may be answered by another session of the pool: what keeps a session that
-	// is not fit from writing is {session}.
-	missingSQL = `SELECT @@autocommit, {charsets}`
+	// sessionCheckSQL asks the session for its state and for its database, as bytes,
+	// which no character set can change.
+	sessionCheckSQL = `SELECT ` + stateSQL + `, ` + charsets + `, CAST(DATABASE() AS BINARY)`
 
 	// insertSQL makes an election's row: parameters (values of record, name).
 	// One row or error 1062; no row when the session may not write.
@@ -68,22 +69,25 @@ const (
 	releaseSQL = `UPDATE {records} AS r SET ` + names + assignments +
 		` WHERE r.election_name = {name} AND {version} AND {uid} AND {session}`
 
-	// takeOverSQL is the compare-and-swap that begins a term: parameters (uid,
-	// values of record, name, observed version, observed uid). It changes both
-	// rows or none, and its insert id is the new fencing token: larger than
-	// every earlier one in the fence row, and than those of a lost fence row
-	// as the server's clock goes on. The fence row comes first, so that a
-	// takeover that waits for a guard doesn't hold the lease row meanwhile.
+	// takeOverSQL is the compare-and-swap that begins a term: parameters (token,
+	// uid, values of record, name, last token, observed version, observed uid).
+	// It changes both rows or none. The token is the caller's, larger than the
+	// last one, which must still be the last one: it doesn't come back in the
+	// reply, as a trigger on either table makes a server leave LAST_INSERT_ID out.
+	// The fence row comes first, so that a takeover that waits for a guard doesn't
+	// hold the lease row meanwhile.
 	takeOverSQL = `UPDATE {fences} AS f STRAIGHT_JOIN {records} AS r ON r.election_name = f.election_name` +
-		` SET f.fencing_token = LAST_INSERT_ID(GREATEST(COALESCE(f.fencing_token, 0) + 1, TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)))),` +
-		` f.leader_uid = ?, ` + names + assignments +
-		` WHERE f.election_name = {name} AND {version} AND {uid} AND {session}`
+		` SET f.fencing_token = ?, f.leader_uid = ?, ` + names + assignments +
+		` WHERE f.election_name = {name} AND COALESCE(f.fencing_token, 0) = ? AND {version} AND {uid} AND {session}`
 
-	// probeSQL finds out whether a transaction guards the current term, without
-	// waiting for it: parameters (name). One row; none if the fence row is
-	// missing; error 1205 or 3572 if it is guarded. Without it, every retry of
-	// every follower would leave one more session waiting at the server.
-	probeSQL = `SELECT fencing_token FROM {fences} WHERE election_name = {name} AND {session} FOR UPDATE NOWAIT`
+	// probeSQL reads the last fencing token, NULL if the fence row is missing, and
+	// the server's clock, and finds out whether a transaction guards the current
+	// term, without waiting for it: parameters (name). One row; none when the
+	// session may not write; error 1205 or 3572 if the term is guarded. Without it,
+	// every retry of every follower would leave one more session waiting at the
+	// server.
+	probeSQL = `SELECT f.fencing_token, TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) AS clock` +
+		` FROM (SELECT 1 FROM DUAL WHERE {session}) AS fit LEFT JOIN {fences} AS f ON f.election_name = {name} FOR UPDATE NOWAIT`
 
 	// insertFenceSQL makes an election's fence row: parameters (name). One row,
 	// or error 1062, which is as good.
@@ -99,10 +103,7 @@ const (
 	// charsets are the session's character sets, in which names travel.
 	charsets = `CONCAT_WS(',', @@character_set_client, @@character_set_connection, @@character_set_results)`
 
-	// writableSession keeps a write from being "done" in a transaction that
-	// nobody commits.
-	writableSession = `@@autocommit = 1`
-	// unicodeSession also keeps names from being read in another character set.
+	// unicodeSession is a writableSession that also keeps names from being read in another character set.
 	unicodeSession = writableSession + ` AND @@character_set_client = 'utf8mb4' AND @@character_set_connection = 'utf8mb4'`
 
 	// textParameter is a string parameter that stays '' where the sql_mode
@@ -137,7 +138,7 @@ const (
 
 // statements are the above in one wording.
 type statements struct {
-	poll, missing, insert, renew, release, takeOver, probe, insertFence string
+	poll, insert, renew, release, takeOver, probe, insertFence string
 
 	hex bool // {name} and {text} are hexadecimal digits
 }
@@ -173,7 +174,6 @@ func (w wording) statements() *statements {
 		frequent.Store(renew, nil)
 		made, _ = worded.LoadOrStore(w, &statements{
 			poll:        poll,
-			missing:     w.fill(missingSQL),
 			insert:      w.fill(insertSQL),
 			renew:       renew,
 			release:     w.fill(releaseSQL),
@@ -196,10 +196,61 @@ func (s *statements) text(value string) string {
 
 // statements are those that may carry r's strings.
 func (l *Lock) statements(r resourcelock.LeaderElectionRecord) *statements {
-	if l.ascii && isASCII(string(r.Strategy)) && isASCII(r.PreferredHolder) {
-		return l.forASCII
+	t := l.tables.Load()
+	if l.ascii && isASCII(t.database) && isASCII(string(r.Strategy)) && isASCII(r.PreferredHolder) {
+		return t.forASCII
 	}
-	return l.forUnicode
+	return t.forUnicode
+}
+
+// tables is where statements go to.
+type tables struct {
+	// database is what they name. "" is the connection's own: as long as it isn't
+	// known, or for good if its name can't be part of a statement.
+	database    string
+	known       bool
+	serverClock bool
+	// forASCII are for names that any character set carries, forUnicode for
+	// sessions that must have utf8mb4.
+	forASCII, forUnicode *statements
+}
+
+// tablesOf are those of WithDatabase, which may be "".
+func tablesOf(database string, serverClock bool) *tables {
+	return &tables{
+		database: database, known: database != "", serverClock: serverClock,
+		forASCII:   wording{database, serverClock, false}.statements(),
+		forUnicode: wording{database, serverClock, true}.statements(),
+	}
+}
+
+// learn asks a session for its database, which all statements name from then on:
+// one in which somebody said USE can't lead them elsewhere. In a pool of Open it
+// is that of the config. p is what the session said of itself.
+func (t *tables) learn(ctx context.Context, s *session) (learned *tables, p *polled, err error) {
+	p, database, err := s.check(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if s.tracked != nil && s.tracked.database != "" {
+		database = s.tracked.database
+	}
+	switch {
+	case database == "":
+		return t, p, nil // the next statement's error tells
+	case !isASCII(database) && (p.charset() != "" || strings.ContainsFunc(database, isPunctuation)):
+		// The statements would need utf8mb4, or the name can't be quoted so that
+		// every character set understands it: see WithDatabase.
+		database = ""
+	}
+	return (&tables{database: database, known: true}).with(t.serverClock), p, nil
+}
+
+// with are the same tables, with or without WithServerClock.
+func (t *tables) with(serverClock bool) *tables {
+	with := tablesOf(t.database, serverClock)
+	with.known = t.known
+	return with
 }
 
 // tableNames fills {records} and {fences} in.
@@ -226,10 +277,10 @@ type Lock struct {
 	config   resourcelock.ResourceLockConfig
 	options  options
 	uid      string // which Lock this is; stored with the lease
-	ascii    bool   // election and identity are ASCII: any character set will do
-	// forASCII are for names that any character set carries, forUnicode for
-	// sessions that must have utf8mb4.
-	forASCII, forUnicode *statements
+	ascii    bool   // election and identity are ASCII
+	// tables is where the statements go to; once the database is known, it is
+	// part of them.
+	tables atomic.Pointer[tables]
 
 	// turn is held during an operation: operations of one Lock don't overlap,
 	// so that what one observed is what the next compares with.
@@ -247,15 +298,18 @@ type Lock struct {
 	// reported is the uid that ErrDuplicateIdentity was last logged for. Owned
 	// by the holder of turn.
 	reported string
+	// mariaDB is what the last poll's server was. Owned by the holder of turn.
+	mariaDB bool
 
 	mu      sync.Mutex
-	token   int64         // the fencing token of the current term; 0: no term
-	renewed time.Time     // when the current term's last renewal was sent
-	cluster *bool         // whether guards must be writes; nil: not asked in this term
-	drained bool          // WithBeforeRelease's function ended the work of this term
-	working error         // that function did not end it
-	lease   time.Duration // of the last record written here that has a holder
-	seen    time.Duration // of the observed row, if it has a holder
+	token   int64           // the fencing token of the current term; 0: no term
+	renewed time.Time       // when the current term's last renewal was sent
+	cluster *bool           // whether guards must be writes; nil: not asked in this term
+	drained bool            // WithBeforeRelease's function ended the work of this term
+	working error           // that function did not end it
+	lease   time.Duration   // of the last record written here that has a holder
+	seen    time.Duration   // of the observed row, if it has a holder
+	unfit   map[string]bool // what sessions were discarded for, and logged
 }
 
 // sight is one state of the row, and when it was first seen.
@@ -301,18 +355,17 @@ func New(db *sql.DB, election string, config resourcelock.ResourceLockConfig, op
 	if _, err := rand.Read(uid); err != nil {
 		return fail(err)
 	}
-	return &Lock{
+	l := &Lock{
 		db:       db,
 		election: election,
 		config:   config,
 		options:  o,
 		uid:      hex.EncodeToString(uid),
-		ascii:    isASCII(election) && isASCII(config.Identity) && isASCII(o.database),
+		ascii:    isASCII(election) && isASCII(config.Identity),
 		turn:     make(chan struct{}, 1),
-
-		forASCII:   wording{o.database, o.serverClock, false}.statements(),
-		forUnicode: wording{o.database, o.serverClock, true}.statements(),
-	}, nil
+	}
+	l.tables.Store(tablesOf(o.database, o.serverClock))
+	return l, nil
 }
 
 // Identity returns the candidate's name.
@@ -362,6 +415,16 @@ func (l *Lock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []b
 		if err != nil {
 			return err
 		}
+		if l.observed != nil && (r == nil || r.version < l.observed.version) && o.session.mayBeStale() {
+			// Versions grow. What goes back is the snapshot of a transaction that
+			// somebody left open, or a server that lost writes: then it stays so.
+			if err := o.session.endTransaction(o.ctx); err != nil {
+				return err
+			}
+			if r, err = l.read(o); err != nil {
+				return err
+			}
+		}
 		if err := o.late(); err != nil {
 			return err
 		}
@@ -406,35 +469,52 @@ func (l *Lock) Create(ctx context.Context, record resourcelock.LeaderElectionRec
 		return wrap("create", l.election, err, nil)
 	}
 	l.noteLease(record)
+	var made *row // by this call
 	return l.operate(ctx, "create", func(o *operation) error {
-		// Made as released and then taken over, so that beginning a term is one
-		// statement, the same for a new election and an old one. A candidate
-		// that dies in between leaves an election that anyone can take.
-		released := row{record: record, version: l.newVersion(0)}
-		released.record.HolderIdentity = ""
-		statements := l.statements(record)
-		err := l.write(o, statements.insert, append(statements.values(&released), statements.text(l.election)))
-		switch {
-		case number(err) == errDuplicateKey:
-			return alreadyExists(l.election)
-		case number(err) == errRecordChanged:
-			if now, readErr := l.read(o); readErr == nil && now != nil {
-				return alreadyExists(l.election)
+		if _, err := l.learn(o); err != nil {
+			return err
+		}
+		if made == nil {
+			var err error
+			if made, err = l.insert(o, record); err != nil {
+				return err
 			}
-			return err
-		case err != nil:
-			return err
 		}
 		if record.HolderIdentity == "" {
-			return l.succeed(o, &released, 0)
+			return l.succeed(o, made, 0)
 		}
-		err = l.takeOver(o, &released, record)
+		err := l.takeOver(o, made, record)
 		var lost *lostError
 		if errors.As(err, &lost) {
 			return alreadyExists(l.election)
 		}
 		return err
 	})
+}
+
+// insert makes the election's rows, that of record as released. It is then taken
+// over, so that beginning a term is one statement, the same for a new election
+// and an old one. A candidate that dies in between leaves an election that
+// anyone can take.
+func (l *Lock) insert(o *operation, record resourcelock.LeaderElectionRecord) (*row, error) {
+	released := &row{record: record, version: l.newVersion(0)}
+	released.record.HolderIdentity = ""
+	statements := l.statements(record)
+	n, err := o.session.write(o.ctx, statements.insert, append(statements.values(released), statements.text(l.election))...)
+	switch {
+	case number(err) == errDuplicateKey:
+		return nil, alreadyExists(l.election)
+	case number(err) == errRecordChanged:
+		if now, readErr := l.read(o); readErr == nil && now != nil {
+			return nil, alreadyExists(l.election)
+		}
+		return nil, err
+	case err != nil:
+		return nil, err
+	case n != 1:
+		return nil, l.refused(o, record, "the server did not insert the election's row")
+	}
+	return released, nil
 }
 
 // Update writes record if the row is still as the elector last saw it: a
@@ -509,51 +589,62 @@ func (l *Lock) renew(o *operation, old *row, record resourcelock.LeaderElectionR
 
 // takeOver begins a term. A row that is this Lock's own without a held token (a
 // takeover whose reply was lost, an earlier run of the elector) is taken over
-// like any other, so that no token has to be guessed.
+// like any other, with another token.
 func (l *Lock) takeOver(o *operation, old *row, record resourcelock.LeaderElectionRecord) error {
 	l.endTerm()
 	statements := l.statements(record)
+	if err := o.session.endTransaction(o.ctx); err != nil {
+		return err // or the probe would leave the row locked
+	}
 	var last sql.NullInt64
-	err := l.db.QueryRowContext(o.ctx, statements.probe, statements.text(l.election)).Scan(&last)
+	var clock int64
+	err := o.session.queryRow(o.ctx, statements.probe, []any{statements.text(l.election)}, &last, &clock)
 	switch {
-	case last.Int64 == math.MaxInt64:
-		return errors.New("the election's row in election_fences has the largest fencing token there is, so that no term can begin; delete that row, once nothing compares with this token any more")
 	case errors.Is(err, sql.ErrNoRows):
-		err := l.write(o, statements.insertFence, []any{statements.text(l.election)})
-		if n := number(err); err != nil && n != errDuplicateKey && n != errRecordChanged {
-			return err
-		}
+		return l.refused(o, record, "the server did not answer with its clock")
 	case number(err) == errRecordChanged:
-		return l.changed(o, old, err)
+		return l.changed(o, old, record, err)
 	case isBusy(err):
 		return fmt.Errorf("a transaction guards the current term, or takes over, until it ends: %w", err)
 	case err != nil:
 		return err
+	case last.Int64 == math.MaxInt64:
+		return errors.New("the election's row in election_fences has the largest fencing token there is, so that no term can begin; delete that row, once nothing compares with this token any more")
+	case !last.Valid:
+		if err := l.insertFence(o, record); err != nil {
+			return err
+		}
 	}
+	// Larger than the last one, which the statement compares with, and, as the
+	// server's clock goes on, than those of a fence row that was lost.
+	token := max(last.Int64+1, clock)
 
 	next := &row{record: record, uid: l.uid, version: l.newVersion(old.version)}
-	args := append([]any{l.uid}, statements.values(next)...)
-	result, err := l.db.ExecContext(o.ctx, statements.takeOver, append(args, statements.text(l.election), old.version, hexUID(old))...)
-	if number(err) == errRecordChanged {
-		return l.changed(o, old, err)
-	}
-	if err != nil {
-		return err
-	}
-	switch n, err := result.RowsAffected(); {
+	args := append([]any{token, l.uid}, statements.values(next)...)
+	n, err := o.session.write(o.ctx, statements.takeOver, append(args, statements.text(l.election), last.Int64, old.version, hexUID(old))...)
+	switch {
+	case number(err) == errRecordChanged:
+		return l.changed(o, old, record, err)
 	case err != nil:
 		return err
 	case n == 0:
-		return l.lost(o, old)
-	}
-	token, err := result.LastInsertId()
-	if err != nil {
-		return err
-	}
-	if token <= 0 {
-		return fmt.Errorf("the server returned the fencing token %d", token)
+		return l.lost(o, old, record)
 	}
 	return l.succeed(o, next, token)
+}
+
+// insertFence makes the election's fence row, if it isn't there.
+func (l *Lock) insertFence(o *operation, record resourcelock.LeaderElectionRecord) error {
+	statements := l.statements(record)
+	n, err := o.session.write(o.ctx, statements.insertFence, statements.text(l.election))
+	switch number(err) {
+	case errDuplicateKey, errRecordChanged:
+		return nil
+	}
+	if err == nil && n != 1 {
+		return l.refused(o, record, "the server did not insert the election's row in election_fences")
+	}
+	return err
 }
 
 // release gives the lease up, if it is this Lock's own. The term, and with it
@@ -574,9 +665,10 @@ func (l *Lock) release(o *operation, old *row, record resourcelock.LeaderElectio
 	undrained := l.options.beforeRelease != nil && !l.drained
 	l.mu.Unlock()
 	l.endTerm()
-	ctx, cancel := context.WithDeadline(o.ctx, over)
+	defer func(ctx context.Context) { o.ctx = ctx }(o.ctx)
+	var cancel context.CancelFunc
+	o.ctx, cancel = context.WithDeadline(o.ctx, over)
 	defer cancel()
-	o = &operation{ctx: ctx, started: o.started, timeout: o.timeout}
 	for {
 		if old.uid != l.uid {
 			return fmt.Errorf("not released, as this candidate does not hold the election: it is held by %s", old.holder())
@@ -608,20 +700,14 @@ func (l *Lock) release(o *operation, old *row, record resourcelock.LeaderElectio
 // takes it.
 func (l *Lock) swap(o *operation, old, next *row, statement, uid string) error {
 	statements := l.statements(next.record)
-	args := append(statements.values(next), statements.text(l.election), old.version, uid)
-	result, err := l.db.ExecContext(o.ctx, statement, args...)
-	if number(err) == errRecordChanged {
-		return l.changed(o, old, err)
-	}
-	if err != nil {
+	n, err := o.session.write(o.ctx, statement, append(statements.values(next), statements.text(l.election), old.version, uid)...)
+	switch {
+	case number(err) == errRecordChanged:
+		return l.changed(o, old, next.record, err)
+	case err != nil:
 		return err
-	}
-	n, err := result.RowsAffected()
-	if err != nil {
-		return err
-	}
-	if n == 0 {
-		return l.lost(o, old)
+	case n == 0:
+		return l.lost(o, old, next.record)
 	}
 	return nil
 }
@@ -639,13 +725,11 @@ func (e *lostError) Unwrap() error { return e.cause }
 // lost finds out why a compare-and-swap with old matched no row. What it reads
 // is not made l.observed: the elector hasn't seen it, and an optimistic update
 // that the elector still believes in must not overwrite a successor.
-func (l *Lock) lost(o *operation, old *row) error {
+func (l *Lock) lost(o *operation, old *row, record resourcelock.LeaderElectionRecord) error {
 	now, err := l.read(o)
-	var refused sessionError
 	switch {
-	case errors.As(err, &refused):
+	case isUnfit(err):
 		// Nothing is lost: the session was changed after the row was observed.
-		// No conflict, which client-go would retry without a pause in a release.
 		return err
 	case err != nil:
 		l.endTerm()
@@ -654,7 +738,7 @@ func (l *Lock) lost(o *operation, old *row) error {
 		l.endTerm()
 		return &lostError{cause: notFound(l.election)}
 	case now.version == old.version && now.uid == old.uid:
-		return errors.New("the session refused the write: its autocommit is off, or its character set is not utf8mb4; or the election's row in election_fences vanished")
+		return l.refused(o, record, "the election's row in election_fences was changed or deleted meanwhile")
 	case now.uid == l.uid:
 		// A write of this Lock whose reply was lost. The term goes on: only a
 		// takeover changes the fence, and it would have changed the uid as well.
@@ -669,12 +753,25 @@ func (l *Lock) lost(o *operation, old *row) error {
 	return &lostError{cause, now}
 }
 
+// refused finds out why a statement with record's names did nothing, where
+// otherwise only that would explain it.
+func (l *Lock) refused(o *operation, record resourcelock.LeaderElectionRecord, otherwise string) error {
+	p, _, err := o.session.check(o.ctx)
+	if err != nil {
+		return err
+	}
+	if charset := p.charset(); charset != "" && l.statements(record).hex {
+		return charsetError(charset)
+	}
+	return errors.New(otherwise)
+}
+
 // changed tells what error 1020 means: MariaDB's SERIALIZABLE answers with it
 // where the other isolation levels find that no row matches, but also when only
 // a neighbour was written. The statement did nothing.
-func (l *Lock) changed(o *operation, old *row, err error) error {
+func (l *Lock) changed(o *operation, old *row, record resourcelock.LeaderElectionRecord, err error) error {
 	var lost *lostError
-	if found := l.lost(o, old); errors.As(found, &lost) {
+	if found := l.lost(o, old, record); errors.As(found, &lost) {
 		return found
 	}
 	return err
@@ -800,6 +897,24 @@ func (l *Lock) reportDuplicate(ctx context.Context, r *row) {
 		"lock", l.Describe(), "identity", l.config.Identity)
 }
 
+// reportUnfit logs, once for each reason, that a session was discarded.
+func (l *Lock) reportUnfit(ctx context.Context, why error) {
+	if why == nil || errors.Is(why, driver.ErrBadConn) {
+		return // a dead connection is no news
+	}
+	text := publicText(why)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.unfit[text] {
+		return
+	}
+	if l.unfit == nil {
+		l.unfit = map[string]bool{}
+	}
+	l.unfit[text] = true
+	klog.FromContext(ctx).Info("Closed a session of the pool that is unfit for elections", "lock", l.Describe(), "reason", text, "remedy", advice("update", why, nil))
+}
+
 // noteLease remembers the lease duration for the deadline of what follows.
 // client-go's release record says 1 s and has no holder; it must not count.
 func (l *Lock) noteLease(record resourcelock.LeaderElectionRecord) {
@@ -846,6 +961,7 @@ type operation struct {
 	ctx     context.Context
 	started time.Time
 	timeout time.Duration
+	session session
 }
 
 var errLate = fmt.Errorf("the reply came after the deadline: %w", context.DeadlineExceeded)
@@ -873,7 +989,12 @@ func (l *Lock) operate(ctx context.Context, op string, f func(*operation) error)
 	case <-o.ctx.Done():
 		return wrap(op, l.election, o.ctx.Err(), l.db)
 	}
+	o.session = session{db: l.db, mariaDB: l.mariaDB}
 	err := f(o)
+	for o.session.settle(o.ctx, &err) {
+		err = f(o)
+	}
+	l.reportUnfit(ctx, o.session.unfit)
 	var status apierrors.APIStatus
 	if cause := o.ctx.Err(); err != nil && cause != nil && !errors.Is(err, cause) && number(err) == 0 && !errors.As(err, &status) {
 		// A driver may report a connection that it had to give up in words of
@@ -919,19 +1040,14 @@ func (l *Lock) expire(o *operation, r *row) (*row, error) {
 		return r, nil
 	}
 	// Only a server that has been up since before the row was written can know
-	// the row's age: a restart may have changed its clock. Row and uptime must
-	// be of one server, so they are read by one session.
-	conn, err := l.db.Conn(o.ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = conn.Close() }() // back to the pool; nothing to lose
+	// the row's age: a restart may have changed its clock. Row and uptime are of
+	// one server, as they are read by one session.
 	var name string
 	var uptime int64
-	if err := conn.QueryRowContext(o.ctx, uptimeSQL).Scan(&name, &uptime); err != nil {
+	if err := o.session.queryRow(o.ctx, uptimeSQL, nil, &name, &uptime); err != nil {
 		return nil, err
 	}
-	now, err := l.readBy(o, conn)
+	now, err := l.read(o)
 	if err != nil || now == nil || now.version != r.version || now.uid != r.uid {
 		return r, err // changed just now: the next poll will tell
 	}
@@ -947,11 +1063,6 @@ func (r *row) holder() string {
 	return strconv.Quote(r.record.HolderIdentity)
 }
 
-// sessionError is what makes a session unfit for a lock.
-type sessionError string
-
-func (e sessionError) Error() string { return string(e) }
-
 // poll reads the row, together with other Locks' if there is a Batch.
 func (l *Lock) poll(o *operation) (*row, error) {
 	if b := l.options.batch; b != nil {
@@ -961,27 +1072,50 @@ func (l *Lock) poll(o *operation) (*row, error) {
 }
 
 // read reads the row; nil if there is none.
-func (l *Lock) read(o *operation) (*row, error) { return l.readBy(o, l.db) }
-
-func (l *Lock) readBy(o *operation, db interface {
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
-},
-) (*row, error) {
+func (l *Lock) read(o *operation) (*row, error) {
+	asked, err := l.learn(o)
+	if err != nil {
+		return nil, err
+	}
 	statements := l.statements(resourcelock.LeaderElectionRecord{})
 	var p polled
-	err := db.QueryRowContext(o.ctx, statements.poll, statements.text(l.election)).Scan(p.fields()...)
+	err = o.session.queryRow(o.ctx, statements.poll, []any{statements.text(l.election)}, p.fields()...)
 	if errors.Is(err, sql.ErrNoRows) {
-		err = db.QueryRowContext(o.ctx, statements.missing).Scan(&p.autocommit, &p.charsets)
+		if asked == nil {
+			asked, _, err = o.session.check(o.ctx)
+		}
+		if asked != nil {
+			p, err = *asked, nil
+		}
 	}
 	if err != nil {
 		return nil, err
 	}
+	if err := o.session.note(o.ctx, sessionState(p.state.Int64)); err != nil {
+		return nil, err
+	}
+	l.mariaDB = o.session.mariaDB
 	return p.row(l)
+}
+
+// learn asks for the tables' database, if that is not known. It returns what the
+// session said of itself then.
+func (l *Lock) learn(o *operation) (*polled, error) {
+	t := l.tables.Load()
+	if t.known {
+		return nil, nil
+	}
+	t, p, err := t.learn(o.ctx, &o.session)
+	if err == nil {
+		l.tables.Store(t)
+		l.mariaDB = o.session.mariaDB
+	}
+	return p, err
 }
 
 // polled is what pollSQL returns.
 type polled struct {
-	autocommit                sql.NullBool
+	state                     sql.NullInt64
 	charsets                  sql.NullString
 	version                   sql.NullInt64
 	uid, holder               sql.NullString
@@ -994,21 +1128,26 @@ type polled struct {
 
 func (p *polled) fields() []any {
 	return []any{
-		&p.autocommit, &p.charsets, &p.version, &p.uid, &p.holder, &p.lease, &p.acquired, &p.renewed, &p.transitions,
+		&p.state, &p.charsets, &p.version, &p.uid, &p.holder, &p.lease, &p.acquired, &p.renewed, &p.transitions,
 		&p.strategy, &p.preferredHolder, &p.sameServer, &p.age,
 	}
 }
 
+// charset is the first of the session's character sets that isn't utf8mb4.
+func (p *polled) charset() string {
+	for charset := range strings.SplitSeq(p.charsets.String, ",") {
+		if charset != "utf8mb4" {
+			return charset
+		}
+	}
+	return ""
+}
+
 // row is what was read for l; nil if the election has none.
 func (p *polled) row(l *Lock) (*row, error) {
-	if !p.autocommit.Bool {
-		return nil, sessionError("the session has autocommit off, so that no write would ever be committed; remove autocommit=0 from the DSN, the server's configuration or init_connect")
-	}
-	if !l.ascii {
-		for charset := range strings.SplitSeq(p.charsets.String, ",") {
-			if charset != "utf8mb4" {
-				return nil, sessionError("the session's character set is " + charset + ", in which the election's name, the identity or the database's name is another; set charset=utf8mb4 in the DSN")
-			}
+	if !l.ascii || !isASCII(l.tables.Load().database) {
+		if charset := p.charset(); charset != "" {
+			return nil, charsetError(charset)
 		}
 	}
 	if !p.version.Valid {
@@ -1032,22 +1171,6 @@ func (p *polled) row(l *Lock) (*row, error) {
 			PreferredHolder:      p.preferredHolder.String,
 		},
 	}, nil
-}
-
-// write runs a statement that must change exactly one row.
-func (l *Lock) write(o *operation, statement string, args []any) error {
-	result, err := l.db.ExecContext(o.ctx, statement, args...)
-	if err != nil {
-		return err
-	}
-	n, err := result.RowsAffected()
-	if err != nil {
-		return err
-	}
-	if n != 1 {
-		return errors.New("the session refused the write: its autocommit is off, or its character set is not utf8mb4")
-	}
-	return nil
 }
 
 // values are the parameters of assignments, in their order.

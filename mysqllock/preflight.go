@@ -207,9 +207,10 @@ func (p *preflight) grants() {
 			}
 		}
 	}
-	var token int64
+	var token sql.NullInt64
+	var clock int64
 	probe := fill(strings.NewReplacer("{name}", "?", "{session}", writableSession).Replace(probeSQL))
-	if err := p.conn.QueryRowContext(p.ctx, probe, nothingElection).Scan(&token); err != nil && !errors.Is(err, sql.ErrNoRows) && number(err) != errOptionPreventsWrite && number(err) != errReadOnlyTransaction {
+	if err := p.conn.QueryRowContext(p.ctx, probe, nothingElection).Scan(&token, &clock); err != nil && !errors.Is(err, sql.ErrNoRows) && number(err) != errOptionPreventsWrite && number(err) != errReadOnlyTransaction {
 		p.add(SeverityError, "server", "it does not take the statement that looks for guards: "+publicText(err), "use MariaDB 10.3, MySQL 8.0 or newer")
 	}
 	p.needless()

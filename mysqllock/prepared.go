@@ -51,6 +51,31 @@ type preparedConn struct {
 	pool *atomic.Int32         // what preparing does for all of the pool: see below
 	kept map[string]driverStmt // by their text
 	text bool                  // nothing is prepared any more
+
+	// database is what the connection began with.
+	database string
+	// operating is set while a lock uses the connection, foreign once somebody
+	// else did, who may have left a transaction open: see session.
+	operating, foreign bool
+}
+
+// used notes who uses the connection.
+func (c *preparedConn) used() { c.foreign = c.foreign || !c.operating }
+
+// ResetSession is called when the pool hands the connection out again.
+func (c *preparedConn) ResetSession(ctx context.Context) error {
+	c.operating = false
+	return c.driverConn.ResetSession(ctx)
+}
+
+func (c *preparedConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	c.used()
+	return c.driverConn.BeginTx(ctx, opts)
+}
+
+func (c *preparedConn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
+	c.used()
+	return c.driverConn.PrepareContext(ctx, query)
 }
 
 const (
@@ -62,12 +87,14 @@ const (
 )
 
 func (c *preparedConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	c.used()
 	return send(ctx, c, query,
 		func(stmt driverStmt) (driver.Rows, error) { return stmt.QueryContext(ctx, args) },
 		func() (driver.Rows, error) { return c.driverConn.QueryContext(ctx, query, args) })
 }
 
 func (c *preparedConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	c.used()
 	return send(ctx, c, query,
 		func(stmt driverStmt) (driver.Result, error) { return stmt.ExecContext(ctx, args) },
 		func() (driver.Result, error) { return c.driverConn.ExecContext(ctx, query, args) })
@@ -103,7 +130,7 @@ func (c *preparedConn) prepare(ctx context.Context, query string) (driverStmt, e
 	if _, ok := frequent.Load(query); !ok || c.text || len(c.kept) == maxPrepared || c.pool.Load() == fails {
 		return nil, driver.ErrSkip
 	}
-	made, err := c.PrepareContext(ctx, query)
+	made, err := c.driverConn.PrepareContext(ctx, query)
 	if err != nil {
 		if number(err) == 0 && !errors.Is(err, driver.ErrBadConn) && !errors.Is(err, context.Canceled) {
 			c.pool.CompareAndSwap(untried, fails)

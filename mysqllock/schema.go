@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
-	"database/sql/driver"
 	_ "embed"
 	"encoding/hex"
 	"errors"
@@ -137,11 +136,6 @@ func migrate(ctx context.Context, db *sql.DB, database string) error {
 		}
 	}
 	return nil
-}
-
-// discard closes a session in place of giving it back to its pool.
-func discard(conn *sql.Conn) {
-	_ = conn.Raw(func(any) error { return driver.ErrBadConn }) // fails if it is closed already
 }
 
 // schemaStatements are those of Schema with the database's name put in, if it

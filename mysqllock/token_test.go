@@ -198,7 +198,7 @@ func TestATakeoverThatWaitsForAGuardDoesNotHoldRenewalsUp(t *testing.T) {
 	// test, reads what that one read.)
 	seen := 0
 	eventually(t, patience, "the takeover waits", func() bool {
-		if seen++; !waiting(t, db, "UPDATE election_fences", follower.Identity()) {
+		if seen++; !waiting(t, db, "UPDATE%election_fences AS f", follower.Identity()) {
 			seen = 0
 		}
 		return seen == 20
