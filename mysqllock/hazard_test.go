@@ -657,6 +657,8 @@ var hazards = []struct {
 	{name: "f: the row is deleted and made again under a leader", pace: short, run: rowMadeAgain},
 	{name: "g1: an abandoned release that is applied after a takeover", pace: short, run: func(c *contest) hazardResult { return lateRelease(c, false) }, sound: true},
 	{name: "g2: the same, and the server lost a write, so that versions repeat", pace: short, run: func(c *contest) hazardResult { return lateRelease(c, true) }},
+	{name: "l: a transaction left open in the pool that the lock shares", pace: short, run: openTransaction},
+	{name: "m: USE of another database in the pool that the lock shares", pace: short, run: otherDefaultDatabase},
 }
 
 func TestHazardsOfTheStockElector(t *testing.T) {
@@ -1081,6 +1083,67 @@ func lateRelease(c *contest, lostWrite bool) hazardResult {
 		return countSessions(c, c.db, `ID = ?`, session) == 0
 	})
 	return intruded(c, successor, others)
+}
+
+// The leader shares its pool with an application that begins transactions by
+// Exec: the COMMIT went to another session, or never came. So the lease is
+// written inside of a transaction, and nobody sees it. When the session ends, as
+// sessions do, all of that is gone, and a follower leads beside the leader.
+func openTransaction(c *contest) hazardResult {
+	pool := openOne(c, c.config, "")
+	var session int64
+	if err := pool.QueryRowContext(c.Context(), `SELECT CONNECTION_ID()`).Scan(&session); err != nil {
+		c.Fatal(err)
+	}
+	exec(c, pool, `BEGIN`)
+	leader := c.run(c.lock(pool, "leader"))
+	leader.mustLead(c, 20*time.Second)
+	leader.mustRenew(c, 2)
+	for i := range 3 {
+		c.run(c.lock(c.db, fmt.Sprintf("follower %d", i+1)))
+	}
+	leader.mustRenew(c, 3)
+	if holder := table(c, c.db, `SELECT leader_name FROM election_records WHERE election_name = ?`, c.election); c.ours && holder != "leader" {
+		c.Errorf("others see the election held by %q", holder)
+	}
+	_, _ = c.db.ExecContext(c.Context(), fmt.Sprintf(`KILL %d`, session)) // fails if it has ended already
+	ended := time.Now()
+	eventually(c, 20*time.Second, "a lease has passed since the session's end", func() bool { return time.Since(ended) > c.pace.lease })
+	if c.ours && !leader.leads() {
+		c.Error("the leader lost its lease")
+	}
+	return overlapped(c.contenders...)
+}
+
+// The leader shares its pool with an application that changes the session's
+// default database, and there are tables of the same names: the leader finds no
+// row, makes one and goes on, and so does whoever waited for the lease to end.
+func otherDefaultDatabase(c *contest) hazardResult {
+	other := newConfig(c)
+	if err := mysqllock.Migrate(c.Context(), open(c, other)); err != nil {
+		c.Fatal(err)
+	}
+	pool := openOne(c, c.config, "")
+	leader := c.run(c.lock(pool, "leader"))
+	leader.mustLead(c, 20*time.Second)
+	followers := c.follow(3)
+	exec(c, pool, `USE `+other.DBName)
+	changed := time.Now()
+	if !c.ours {
+		successor, _ := whoLeads(c, followers, c.pace.takeoverWithin())
+		leader.mustRenew(c, 5) // both go on
+		successor.mustRenew(c, 5)
+		leader.mustRenew(c, 1)
+		o := overlapped(c.contenders...)
+		o.note = "and no end"
+		return o
+	}
+	eventually(c, 20*time.Second, "two leases have passed", func() bool { return time.Since(changed) > 2*c.pace.lease })
+	leader.mustRenew(c, 2)
+	if n := len(leader.led(time.Now())); n != 1 || !leader.leads() {
+		c.Errorf("the leader had %d terms (leads now: %t)", n, leader.leads())
+	}
+	return overlapped(c.contenders...)
 }
 
 // countSessions counts the server's sessions.
