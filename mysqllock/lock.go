@@ -903,15 +903,19 @@ func (l *Lock) reportUnfit(ctx context.Context, why error) {
 		return // a dead connection is no news
 	}
 	text := publicText(why)
+	kind := text
+	if n := number(why); n != 0 {
+		kind = strconv.Itoa(int(n)) // the server's words differ with the statement
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.unfit[text] {
+	if l.unfit[kind] {
 		return
 	}
 	if l.unfit == nil {
 		l.unfit = map[string]bool{}
 	}
-	l.unfit[text] = true
+	l.unfit[kind] = true
 	klog.FromContext(ctx).Info("Closed a session of the pool that is unfit for elections", "lock", l.Describe(), "reason", text, "remedy", advice("update", why, nil))
 }
 
