@@ -113,6 +113,8 @@ func TestTheCheckerFindsWhatIsLeftOverAndWhatIsLate(t *testing.T) {
 		"a leader in time":          {[]event{{Time: at(100), Kind: recovery, Duration: limit}}, ""},
 		"a leader too late":         {[]event{{Time: at(100), Kind: recovery, Duration: limit + time.Second}}, "nothing was posted for"},
 		"a starved leader":          {[]event{{Time: at(100), Kind: recovery, Duration: limit + time.Second}, {Time: at(99), Who: "a", Kind: stalled, Duration: time.Second}}, ""},
+		"a fault that hit nothing":  {slices.Repeat([]event{{Kind: fault, What: commitLost}}, enough), "a fault has hit nothing in 15 times: reply to COMMIT lost"},
+		"a fault that hit once":     {append(slices.Repeat([]event{{Kind: fault, What: commitLost}}, enough), event{Kind: hit, What: commitLost}), ""},
 		"a fault that failed":       {[]event{{Kind: fault, What: failure + "why"}}, "could not be injected"},
 	} {
 		t.Run(name, func(t *testing.T) {
