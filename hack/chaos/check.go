@@ -114,27 +114,6 @@ func check(events []event, ledger, unfenced []entry, t timings) *verdict {
 	return v
 }
 
-// enough injections of a fault hit something, whoever they fall upon: the leader is hit by every other.
-const enough = 15
-
-// idle finds the faults that never did what they are for.
-func (v *verdict) idle(events []event) {
-	injected, hits := map[string]int{}, map[string]int{}
-	for _, e := range events {
-		switch e.Kind {
-		case fault:
-			injected[e.What]++
-		case hit:
-			hits[e.What]++
-		}
-	}
-	for _, what := range telling {
-		if injected[what] >= enough && hits[what] == 0 {
-			v.add(events[len(events)-1].Time, nil, "a fault has hit nothing in %d times: %s", injected[what], what)
-		}
-	}
-}
-
 // recoveryTime is how long it may take until a leader works after everything is healed: a lease, two retries of a follower
 // that jitter makes up to 2.2 times as long, an operation that was under way, and a connection.
 func recoveryTime(t timings) time.Duration {

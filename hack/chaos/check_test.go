@@ -170,6 +170,33 @@ func TestTheCheckerFindsAnswersThatNoOrderExplains(t *testing.T) {
 	}
 }
 
+func TestAControlIsCaughtByWhatItBreaksAndByNothingElse(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		broken string
+		texts  []string
+		wanted string
+		err    error
+	}{
+		"a whole lock":              {"", nil, "", nil},
+		"a whole lock that is not":  {"", []string{"anything"}, "", errViolated},
+		"no violation":              {breakGuard, nil, "", errNotCaught},
+		"another violation":         {breakGuard, []string{"a and b led at once for 1s"}, "", errNotCaught},
+		"the first that shows it":   {breakRelease, []string{"nothing was posted", "a and b led at once for 1s", "c and d led at once for 1s"}, "caught after 2s: a and b led", nil},
+		"a stale write":             {breakGuard, []string{"the ledger has {1 a 2} after {2 b 1}"}, "caught after 1s", nil},
+		"answers that can't all be": {breakCAS, []string{"what clients of raw-1 were told is not linearizable"}, "caught after 1s", nil},
+	} {
+		v := &verdict{}
+		for i, text := range c.texts {
+			v.add(at(float64(i+1)), nil, "%s", text)
+		}
+		text, err := (&run{broken: c.broken}).outcome(v, at(0))
+		if !strings.HasPrefix(text, c.wanted) || (text == "") != (c.wanted == "") || err != c.err { //nolint:errorlint // it is that one
+			t.Errorf("%s: %q, %v; want %q, %v", name, text, err, c.wanted, c.err)
+		}
+	}
+}
+
 func TestASeedGivesOneScheduleAndAnotherSeedAnother(t *testing.T) {
 	t.Parallel()
 	rounds := func(seed uint64) (all [][]injection) {

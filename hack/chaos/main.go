@@ -151,7 +151,7 @@ func (r *run) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	return r.report(ctx, verdict, rounds, trueTime().Sub(began))
+	return r.report(ctx, verdict, rounds, began)
 }
 
 // schedule is of all faults that are possible here.
@@ -209,7 +209,7 @@ func (r *run) torment(ctx context.Context) (rounds int, err error) {
 		}
 		r.recover(ctx)
 		if r.stop && trueTime().Sub(checked) > 2*rawPeriod {
-			if v, err := r.check(ctx); err != nil || len(v.violations) > 0 {
+			if v, err := r.check(ctx); err != nil || r.mayStop(v) {
 				break
 			}
 			checked = trueTime()
@@ -264,7 +264,8 @@ func (r *run) check(ctx context.Context) (*verdict, error) {
 	return v, nil
 }
 
-func (r *run) report(ctx context.Context, v *verdict, rounds int, took time.Duration) error {
+func (r *run) report(ctx context.Context, v *verdict, rounds int, began time.Time) error {
+	took := trueTime().Sub(began)
 	left, err := r.world.site.sessionsLeft(context.WithoutCancel(ctx))
 	if err != nil {
 		return err
@@ -311,8 +312,18 @@ func (r *run) report(ctx context.Context, v *verdict, rounds int, took time.Dura
 	}
 	if len(v.violations) == 0 {
 		fmt.Println("0 violations")
-		return nil
+	} else if err := r.show(v); err != nil {
+		return err
 	}
+	text, err := r.outcome(v, began)
+	if text != "" {
+		fmt.Println(text)
+	}
+	return err
+}
+
+// show prints the violations, and what happened around the first.
+func (r *run) show(v *verdict) error {
 	path := filepath.Join(r.results, fmt.Sprintf("chaos-%s%s-%d.jsonl", r.lock, r.broken, r.seed))
 	if err := r.history.save(path); err != nil {
 		return err
@@ -331,7 +342,7 @@ func (r *run) report(ctx context.Context, v *verdict, rounds int, took time.Dura
 		fmt.Println("  " + line)
 	}
 	if len(first.more) > 0 {
-		return errViolated
+		return nil
 	}
 	for _, e := range excerpt(r.history.events, first, r.timings) {
 		fmt.Printf("  %s %-10s %-9s", e.Time.Format("15:04:05.000"), e.Who, e.Kind)
@@ -346,5 +357,5 @@ func (r *run) report(ctx context.Context, v *verdict, rounds int, took time.Dura
 		}
 		fmt.Println(" " + e.What)
 	}
-	return errViolated
+	return nil
 }

@@ -23,15 +23,6 @@ type world struct {
 	heard   *history
 }
 
-// The faults that tell when they hit something; see hit.
-const (
-	commitLost      = "reply to COMMIT lost, and the session"
-	writeLost       = "reply to a write lost, and the session"
-	transactionLeft = "transaction left open in the candidate's pool"
-)
-
-var telling = []string{commitLost, writeLost, transactionLeft}
-
 // Faults by name: each injects one, waits for its duration, and heals it. Those of the server run one at a time.
 type (
 	candidateFault func(context.Context, *world, *slot, time.Duration) error
