@@ -314,6 +314,9 @@ func (v *verdict) raw(events []event, known map[string]bool) {
 		if !decided {
 			text = "whether what clients of " + election + " were told is linearizable could not be decided within a minute"
 		}
+		if len(near) > 0 {
+			at = time.Unix(0, near[len(near)-1].Call)
+		}
 		violation := violation{at: at, text: text}
 		for _, op := range near {
 			in, out := op.Input.(rawOperation), op.Output.(rawOperation) //nolint:errcheck,forcetypeassert // see rawHistories
