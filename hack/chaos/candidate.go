@@ -195,7 +195,7 @@ func (c *candidate) campaign(ctx context.Context, db, work *sql.DB) error {
 		return err
 	}
 	elector.Run(ctx)
-	if elector.IsLeader() || listening.led.Load() {
+	if listening.led.Load() { // the row may be its own although it never led: a takeover without an answer
 		<-ready // OnStartedLeading runs beside the elector
 	}
 	return nil
