@@ -126,8 +126,8 @@ func (t *trial) swap(ctx context.Context) (held bool, err error) {
 
 // forget leaves nothing of the trial.
 func (t *trial) forget(ctx context.Context) (err error) {
-	for _, table := range []string{"election_records", "election_fences"} {
-		_, failed := t.db.ExecContext(ctx, `DELETE FROM `+table+` WHERE election_name = ?`, t.election)
+	for _, statement := range []string{`DELETE FROM election_records WHERE election_name = ?`, `DELETE FROM election_fences WHERE election_name = ?`} {
+		_, failed := t.db.ExecContext(ctx, statement, t.election)
 		err = errors.Join(err, failed)
 	}
 	_, failed := t.db.ExecContext(ctx, `DELETE FROM ledger WHERE who = ?`, t.Identity)
