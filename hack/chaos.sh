@@ -4,7 +4,8 @@
 #	hack/chaos.sh                           a minute
 #	hack/chaos.sh -duration 10m -seed 7     ten minutes by this schedule of faults
 #	hack/chaos.sh -servers pair             a primary and a replica, which is promoted now and then; galera: three nodes
-#	hack/chaos.sh -break guard -stop        with a rule of the lock broken: the checker must notice
+#	hack/chaos.sh -triggers                 with audit triggers on the lock's tables
+#	hack/chaos.sh -break guard -stop        with a rule of the lock broken: the checker must notice; cas, guard or release
 #	hack/chaos.sh -help
 #
 # MYSQLLOCK_TEST_SERVER names another server program to start. See hack/chaos/RESULTS.md for what was found.

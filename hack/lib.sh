@@ -159,6 +159,15 @@ install_packages() {
 	esac
 }
 
+# need_program PROGRAM WHY PACKAGE makes sure that a program is there, which every package manager has by one name.
+need_program() {
+	if have "$1"; then return; fi
+	say "the program $1 is not installed; $2"
+	if [ -n "$(package_manager)" ]; then install_packages "$3" || true; fi
+	hash -r
+	have "$1" || fail "there is no program $1; $2." "Install it (the package $3), and run this again."
+}
+
 # --- a database server ---
 
 # find_servers prints the paths of all server programs, in the order in which the package mysqltest searches.

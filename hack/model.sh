@@ -7,14 +7,22 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-if ! have spin || ! have cc && ! have gcc; then
-	say "the model checker Spin, or a C compiler, which it needs, is not installed"
+# Spin itself runs gcc, for its preprocessor, and writes a program in C.
+compiles() { have gcc && printf '#include <stdio.h>\nint main(void) { return 0; }\n' | gcc -x c -o /dev/null - >/dev/null 2>&1; }
+
+if ! have spin || ! compiles; then
+	say "the model checker Spin, or the C compiler gcc, which it needs, is not installed"
 	case $(package_manager) in
 	apt-get) install_packages spin gcc libc6-dev || true ;;
 	brew) install_packages spin || true ;;
+	dnf | zypper) install_packages gcc glibc-devel || true ;;
+	apk) install_packages gcc musl-dev || true ;;
+	pacman) install_packages gcc || true ;;
 	esac
 	hash -r
 	have spin || fail "there is no program spin." "Install it (Debian, Ubuntu: spin; macOS: brew install spin), or compile it from https://spinroot.com"
+	compiles || fail "there is no gcc that can compile a C program of one line." \
+		"Install a C compiler with its library's headers (Debian, Ubuntu: gcc libc6-dev; macOS: xcode-select --install)"
 fi
 
 model=$root/hack/model/election.pml
@@ -23,9 +31,15 @@ trap 'rm -rf "$temporary"' EXIT
 
 # search DEFINITION... looks through all states, and prints what it found.
 search() {
-	local folder
+	local folder definition
+	for definition; do
+		grep -qwE "^#if(def|ndef)? (.*[^A-Z_])?${definition#-D}" "$model" || {
+			printf 'the model asks nowhere for %s, so that %s would change nothing\n' "${definition#-D}" "$definition" >&2
+			return 1
+		}
+	done
 	folder=$(mktemp -d "$temporary/XXXXXX")
-	(cd "$folder" && spin -a "$@" "$model" >/dev/null && cc -w -O2 -DSAFETY -DCOLLAPSE -DMEMLIM=12000 -o pan pan.c && ./pan -m30000000) >"$folder/report" 2>&1 || true
+	(cd "$folder" && spin -a "$@" "$model" >/dev/null && gcc -w -O2 -DSAFETY -DCOLLAPSE -DMEMLIM=12000 -o pan pan.c && ./pan -m30000000) >"$folder/report" 2>&1 || true
 	if ! grep -q 'errors: ' "$folder/report"; then
 		cat "$folder/report" >&2
 		return 1

@@ -12,6 +12,7 @@ set -euo pipefail
 
 need_go
 need_race
+need_program ps "tests look by it for server processes that were left over" procps
 if [ -n "${MYSQLLOCK_TEST_DSN:-}" ]; then
 	say "MYSQLLOCK_TEST_DSN is set: tests that need any server use that one, and no server is installed"
 	if [ -z "${MYSQLLOCK_TEST_SERVER:-}" ] && [ -z "$(find_server)" ]; then

@@ -552,7 +552,12 @@ func TestAClientThatIsCutOffAfterItsGuardHoldsTakeoversOffForALease(t *testing.T
 	work := openDSN(t, network.config(config), "")
 	result := make(chan error, 1)
 	go func() { result <- leader.Transact(t.Context(), work, nil, inserting("entry")) }()
-	since := <-cutOff
+	var since time.Time
+	select {
+	case since = <-cutOff:
+	case err := <-result:
+		t.Fatalf("the transaction never came to its COMMIT: %v", err)
+	}
 	if err := tryTakeOver(t.Context(), follower); err == nil {
 		t.Error("the follower took over although the guard held")
 	}

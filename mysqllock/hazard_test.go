@@ -800,7 +800,11 @@ func releaseInTwoSteps(c *contest) hazardResult {
 	leader.mustLead(c, 20*time.Second)
 	followers := c.follow(3)
 	arm()
-	return succession(c, leader, followers)
+	result := succession(c, leader, followers)
+	if stage.Load() == 0 {
+		c.Error("no read of the release was seen, so that its network was not slow")
+	}
+	return result
 }
 
 // The leader is cut off until RenewDeadline. Its release then reaches the server,

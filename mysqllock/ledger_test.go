@@ -453,6 +453,7 @@ func TestALedgerHasNoEntryOfAStaleLeaderWhateverHappensToTheCandidates(t *testin
 		unseen:   map[attemptKey]time.Time{},
 	}
 	var contenders []*ledgerCandidate
+	var commits, guards atomic.Int64 // that networks saw
 	start := func(c *ledgerCandidate) {
 		through := c.network.config(config)
 		// A writer that waits for the counter of one that is cut off gives up.
@@ -463,11 +464,17 @@ func TestALedgerHasNoEntryOfAStaleLeaderWhateverHappensToTheCandidates(t *testin
 	for i := range 5 {
 		c := &ledgerCandidate{stage: s, name: string(rune('a' + i)), network: newProxy(t, config.Addr)}
 		c.network.onRequest = func(request []byte) {
-			if bytes.Contains(request, []byte("COMMIT")) && c.atCommit.CompareAndSwap(true, false) {
-				c.network.blackHole()
+			if bytes.Contains(request, []byte("COMMIT")) {
+				commits.Add(1)
+				if c.atCommit.CompareAndSwap(true, false) {
+					c.network.blackHole()
+				}
 			}
-			if bytes.Contains(request, []byte("LOCK IN SHARE MODE")) && c.atGuard.CompareAndSwap(true, false) {
-				c.network.swallowReplies()
+			if bytes.Contains(request, []byte("LOCK IN SHARE MODE")) {
+				guards.Add(1)
+				if c.atGuard.CompareAndSwap(true, false) {
+					c.network.swallowReplies()
+				}
 			}
 		}
 		contenders = append(contenders, c)
@@ -643,6 +650,10 @@ func TestALedgerHasNoEntryOfAStaleLeaderWhateverHappensToTheCandidates(t *testin
 	})
 	for _, c := range contenders {
 		c.kill()
+	}
+
+	if commits.Load() == 0 || guards.Load() == 0 {
+		t.Errorf("%d commits and %d guards were seen, so that none was cut off", commits.Load(), guards.Load())
 	}
 
 	stopWatching()

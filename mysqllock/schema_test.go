@@ -981,9 +981,11 @@ func TestMigrateIsNotConfusedByAnUpgradeWhileItLooks(t *testing.T) {
 			exec(t, plain, v0Table+"DEFAULT CHARACTER SET latin1")
 			insertV0(t, plain, 1, "e", "a", "2024-05-01 11:00:00")
 			var once sync.Once
+			upgraded := false
 			db := hookedPool(t, config, func(query string, _ []driver.NamedValue) error {
 				if strings.Contains(query, between) {
 					once.Do(func() {
+						upgraded = true
 						if err := mysqllock.Migrate(t.Context(), plain); err != nil {
 							t.Error(err)
 						}
@@ -993,6 +995,9 @@ func TestMigrateIsNotConfusedByAnUpgradeWhileItLooks(t *testing.T) {
 			})
 			if err := mysqllock.Migrate(t.Context(), db); err != nil {
 				t.Error(err)
+			}
+			if !upgraded {
+				t.Errorf("no query has %q, so that this shows nothing", between)
 			}
 		})
 	}
@@ -1112,6 +1117,7 @@ func TestMigrateThatIsInterruptedAnywhereLosesNothing(t *testing.T) {
 	t.Parallel()
 	config := newConfig(t)
 	admin := open(t, config)
+	upgrade := 0 // statements
 	for last, n := false, 1; !last; n++ {
 		exec(t, admin, "DROP TABLE IF EXISTS election_records, election_fences")
 		exec(t, admin, v0Table+"DEFAULT CHARACTER SET latin1")
@@ -1135,7 +1141,7 @@ func TestMigrateThatIsInterruptedAnywhereLosesNothing(t *testing.T) {
 		cancel()
 		switch {
 		case met == "":
-			last = true
+			last, upgrade = true, statements
 			if err != nil {
 				t.Error(err)
 			}
@@ -1153,6 +1159,9 @@ func TestMigrateThatIsInterruptedAnywhereLosesNothing(t *testing.T) {
 		if got := table(t, admin, "SELECT election_name, leader_name FROM election_records ORDER BY 1"); got != "E|c\ne|a" {
 			t.Errorf("after an end at %q: %s", met, got)
 		}
+	}
+	if upgrade < 10 {
+		t.Errorf("an upgrade is %d statements, so that this shows little", upgrade)
 	}
 }
 

@@ -45,10 +45,11 @@ var profiles = map[string]timings{
 	"default": {15 * time.Second, 10 * time.Second, 2 * time.Second},
 }
 
-// orders are what a candidate is told, by the variable of that name. What it is told later comes by stdin: clockOrders.
+// orders are what a candidate is told, by the variable of that name. What it is told later comes by stdin: see order.
 type orders struct {
 	Identity, DSN, Lock, Break string
 	Timings                    timings
+	Own                        bool  // its pools are ones that a user made, and not Open's
 	Raw                        bool  // it also is a client of raw operations
 	Number                     int   // of its process in this run
 	Epoch                      int64 // see trueTime
@@ -62,6 +63,11 @@ type candidate struct {
 
 	say      func(event)
 	lastWord atomic.Int64 // when the lock last got an answer, in ns since 1970 by the true time
+
+	rewriting *rewriting // by which -break changes the lock's statements
+
+	lending sync.Mutex
+	lent    *sql.DB // the lock's pool, while somebody else may use it, too
 }
 
 func runCandidate() error {
@@ -96,19 +102,6 @@ func runCandidate() error {
 	return nil
 }
 
-// obey sets this process's clocks as it is told, for as long as it lives.
-func (c *candidate) obey() {
-	for lines := json.NewDecoder(os.Stdin); ; {
-		var o clockOrder
-		if err := lines.Decode(&o); err != nil {
-			return // nobody is there
-		}
-		if err := setClock(o); err != nil {
-			fmt.Fprintln(os.Stderr, "chaos: candidate's clock:", err)
-		}
-	}
-}
-
 func (c *candidate) compete(ctx context.Context) error {
 	clock, stopClock := context.WithCancel(context.Background())
 	var watching sync.WaitGroup
@@ -125,7 +118,9 @@ func (c *candidate) compete(ctx context.Context) error {
 		return err
 	}
 	defer c.close("lock", db)
-	work, err := mysqllock.Open(config)
+	c.lend(db)
+	defer c.lend(nil)
+	work, err := c.pool(config)
 	if err != nil {
 		return err
 	}
@@ -151,42 +146,6 @@ func (c *candidate) compete(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// open opens the lock's pool, whose statements -break may change.
-func (c *candidate) open(config *mysql.Config) (*sql.DB, error) {
-	if c.Break != breakCAS {
-		return mysqllock.Open(config)
-	}
-	config = config.Clone()
-	config.Logger, config.InterpolateParams = &mysql.NopLogger{}, true
-	connector, err := mysql.NewConnector(config)
-	if err != nil {
-		return nil, err
-	}
-	return sql.OpenDB(rewriting{connector, withoutVersion}), nil
-}
-
-// lockOf makes of a lock the one that this candidate uses.
-func (c *candidate) lockOf(db *sql.DB) func(*mysqllock.Lock, string) resourcelock.Interface {
-	return func(lock *mysqllock.Lock, election string) resourcelock.Interface {
-		if c.Break == breakRelease {
-			return careless{lock, db, election}
-		}
-		return lock
-	}
-}
-
-// close closes a pool, of which nothing may be in use by now.
-func (c *candidate) close(name string, db *sql.DB) {
-	end := trueTime().Add(10 * time.Second) // what Transact gave up ends by itself
-	for db.Stats().InUse > 0 && trueTime().Before(end) {
-		time.Sleep(10 * time.Millisecond)
-	}
-	if n := db.Stats().InUse; n > 0 {
-		c.say(event{Kind: stuck, What: fmt.Sprintf("%d sessions for %s are in use when all is over", n, name)})
-	}
-	_ = db.Close() // nothing to lose
 }
 
 // campaign runs one elector until it has lost its leadership, or ctx ends.
@@ -236,7 +195,7 @@ func (c *candidate) campaign(ctx context.Context, db, work *sql.DB) error {
 		return err
 	}
 	elector.Run(ctx)
-	if elector.IsLeader() || listening.led.Load() {
+	if listening.led.Load() { // the row may be its own although it never led: a takeover without an answer
 		<-ready // OnStartedLeading runs beside the elector
 	}
 	return nil

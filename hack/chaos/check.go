@@ -110,6 +110,7 @@ func check(events []event, ledger, unfenced []entry, t timings) *verdict {
 		newest = max(newest, e.token)
 	}
 	v.endings(events, t)
+	v.idle(events)
 	return v
 }
 
@@ -312,6 +313,9 @@ func (v *verdict) raw(events []event, known map[string]bool) {
 		at, text := time.Unix(0, ops[0].Call), "what clients of "+election+" were told is not linearizable"
 		if !decided {
 			text = "whether what clients of " + election + " were told is linearizable could not be decided within a minute"
+		}
+		if len(near) > 0 {
+			at = time.Unix(0, near[len(near)-1].Call)
 		}
 		violation := violation{at: at, text: text}
 		for _, op := range near {

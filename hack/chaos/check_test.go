@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -113,6 +114,8 @@ func TestTheCheckerFindsWhatIsLeftOverAndWhatIsLate(t *testing.T) {
 		"a leader in time":          {[]event{{Time: at(100), Kind: recovery, Duration: limit}}, ""},
 		"a leader too late":         {[]event{{Time: at(100), Kind: recovery, Duration: limit + time.Second}}, "nothing was posted for"},
 		"a starved leader":          {[]event{{Time: at(100), Kind: recovery, Duration: limit + time.Second}, {Time: at(99), Who: "a", Kind: stalled, Duration: time.Second}}, ""},
+		"a fault that hit nothing":  {slices.Repeat([]event{{Kind: fault, What: commitLost}}, enough), "a fault has hit nothing in 15 times: reply to COMMIT lost"},
+		"a fault that hit once":     {append(slices.Repeat([]event{{Kind: fault, What: commitLost}}, enough), event{Kind: hit, What: commitLost}), ""},
 		"a fault that failed":       {[]event{{Kind: fault, What: failure + "why"}}, "could not be injected"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -165,6 +168,33 @@ func TestTheCheckerFindsAnswersThatNoOrderExplains(t *testing.T) {
 			v.raw(c.events, map[string]bool{})
 			found(t, v, c.wanted)
 		})
+	}
+}
+
+func TestAControlIsCaughtByWhatItBreaksAndByNothingElse(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		broken string
+		texts  []string
+		wanted string
+		err    error
+	}{
+		"a whole lock":              {"", nil, "", nil},
+		"a whole lock that is not":  {"", []string{"anything"}, "", errViolated},
+		"no violation":              {breakGuard, nil, "", errNotCaught},
+		"another violation":         {breakGuard, []string{"a and b led at once for 1s"}, "", errNotCaught},
+		"the first that shows it":   {breakRelease, []string{"nothing was posted", "a and b led at once for 1s", "c and d led at once for 1s"}, "caught after 2s: a and b led", nil},
+		"a stale write":             {breakGuard, []string{"the ledger has {1 a 2} after {2 b 1}"}, "caught after 1s", nil},
+		"answers that can't all be": {breakCAS, []string{"what clients of raw-1 were told is not linearizable"}, "caught after 1s", nil},
+	} {
+		v := &verdict{}
+		for i, text := range c.texts {
+			v.add(at(float64(i+1)), nil, "%s", text)
+		}
+		text, err := (&run{broken: c.broken}).outcome(v, at(0))
+		if !strings.HasPrefix(text, c.wanted) || (text == "") != (c.wanted == "") || !errors.Is(err, c.err) {
+			t.Errorf("%s: %q, %v; want %q, %v", name, text, err, c.wanted, c.err)
+		}
 	}
 }
 

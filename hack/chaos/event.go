@@ -29,6 +29,7 @@ const (
 	exited   kind = "exited"
 	babbled  kind = "babbled"  // a candidate said what is no event: a panic, say
 	fault    kind = "fault"    // What, for Duration
+	hit      kind = "hit"      // the fault What has done what it is for
 	skewed   kind = "skewed"   // the clocks of a process went at Rate times the true speed for Duration, until Time
 	lost     kind = "lost"     // the server that takes over has nothing of what was committed for Duration, until Time
 	healed   kind = "healed"   // all of them

@@ -3,11 +3,8 @@ package main
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"strings"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
@@ -43,48 +40,6 @@ func (l careless) Update(ctx context.Context, record resourcelock.LeaderElection
 	defer cancel()
 	_, err := l.db.ExecContext(ctx, `UPDATE election_records SET leader_name = '', leader_uid = '', version = version + 1 WHERE election_name = ?`, l.election)
 	return err
-}
-
-// rewriting is a connector that changes statements on their way to the server.
-type rewriting struct {
-	driver.Connector
-	rewrite *strings.Replacer
-}
-
-// withoutVersion makes a compare-and-swap one that does not compare versions.
-var withoutVersion = strings.NewReplacer("r.version = ? AND ", "(r.version = ? OR 1 = 1) AND ")
-
-func (r rewriting) Connect(ctx context.Context) (driver.Conn, error) {
-	conn, err := r.Connector.Connect(ctx)
-	if err != nil {
-		return nil, err
-	}
-	c, ok := conn.(whole)
-	if !ok {
-		return nil, fmt.Errorf("a %T lacks methods of the driver's connections", conn)
-	}
-	return &rewritingConn{c, r.rewrite}, nil
-}
-
-// whole is what the driver's connections are.
-type whole interface {
-	driver.Conn
-	driver.ConnBeginTx
-	driver.ConnPrepareContext
-	driver.ExecerContext
-	driver.QueryerContext
-	driver.NamedValueChecker
-	driver.SessionResetter
-	driver.Validator
-}
-
-type rewritingConn struct {
-	whole
-	rewrite *strings.Replacer
-}
-
-func (c *rewritingConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
-	return c.whole.ExecContext(ctx, c.rewrite.Replace(query), args)
 }
 
 // referenceLock has the semantics of client-go's LeaseLock on the same table: a compare-and-swap on the version alone, the

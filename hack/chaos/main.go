@@ -38,6 +38,7 @@ func main() {
 	flag.StringVar(&r.servers, "servers", single, "single, pair (primary and replica) or galera (three nodes)")
 	flag.StringVar(&r.lock, "lock", ours, "ours, or reference: LeaseLock's semantics on the same table")
 	flag.StringVar(&r.broken, "break", "", "cas, guard or release: a rule of the lock that is broken")
+	flag.BoolVar(&r.triggers, "triggers", false, "audit triggers on the lock's tables, all the time")
 	flag.BoolVar(&r.stop, "stop", false, "end at the first violation")
 	flag.Func("only", "faults whose name matches this regular expression, as \"clock|read-only\"", func(value string) (err error) {
 		r.only, err = regexp.Compile(value)
@@ -52,6 +53,9 @@ func main() {
 		}
 		if !slices.Contains([]string{ours, reference}, r.lock) || !slices.Contains([]string{"", breakCAS, breakGuard, breakRelease}, r.broken) {
 			return errors.New("-lock is ours or reference, -break is cas, guard or release; see -help")
+		}
+		if r.broken != "" && r.lock != ours {
+			return errors.New("-break is for -lock ours: the reference has none of these rules")
 		}
 		if !slices.Contains([]string{single, pair, galera}, r.servers) || r.disk != "" && r.servers != single {
 			return errors.New("-servers is single, pair or galera, and -disk is for a single one; see -help")
@@ -75,6 +79,7 @@ type run struct {
 	servers    string
 	lock       string
 	broken     string
+	triggers   bool
 	stop       bool
 	disk       string
 	only       *regexp.Regexp
@@ -100,9 +105,20 @@ func (r *run) run(ctx context.Context) (err error) {
 	if err := site.open(ctx, r.servers); err != nil {
 		return err
 	}
+	if r.broken != "" {
+		trying := &candidate{orders: orders{Identity: "trial", Break: r.broken, Timings: r.timings}}
+		if err := trying.try(ctx, site.administrator()); err != nil {
+			return err
+		}
+	}
+	if r.triggers {
+		if err := site.audit(ctx); err != nil {
+			return err
+		}
+	}
 	count := &atomic.Int64{}
 	for i := range r.candidates {
-		p, err := newProxy(site.nodes[i%len(site.nodes)].server.Config().Addr)
+		p, err := newProxy(site.nodes[i%len(site.nodes)].server.Config().Addr, func(fault string) { r.history.add(event{Kind: hit, What: fault}) })
 		if err != nil {
 			return err
 		}
@@ -110,7 +126,7 @@ func (r *run) run(ctx context.Context) (err error) {
 		r.world.slots = append(r.world.slots, &slot{
 			name: string(rune('a' + i)), proxy: p, heard: &r.history, count: count,
 			// Of servers that lose commits, or answer differently, no order explains all answers.
-			orders: orders{DSN: site.config(p.address()).FormatDSN(), Lock: r.lock, Break: r.broken, Timings: r.timings, Raw: r.lock == ours && r.servers == single},
+			orders: orders{DSN: site.config(p.address()).FormatDSN(), Lock: r.lock, Break: r.broken, Timings: r.timings, Raw: r.lock == ours && r.servers == single, Own: i%2 == 1},
 		})
 	}
 	fmt.Printf("%s, %d candidates, leases of %v, lock %s%s, seed %d\n", site, r.candidates, r.timings.LeaseDuration,
@@ -119,6 +135,9 @@ func (r *run) run(ctx context.Context) (err error) {
 		fmt.Println("no clock is bent, as that is not possible here:", err)
 	} else {
 		r.clocks = true
+	}
+	if r.triggers {
+		fmt.Println("audit triggers run before and after each update of the lock's tables")
 	}
 	if r.disk == "" {
 		fmt.Println("no disk is filled, as no small one was given by -disk")
@@ -132,7 +151,7 @@ func (r *run) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	return r.report(ctx, verdict, rounds, trueTime().Sub(began))
+	return r.report(ctx, verdict, rounds, began)
 }
 
 // schedule is of all faults that are possible here.
@@ -190,7 +209,7 @@ func (r *run) torment(ctx context.Context) (rounds int, err error) {
 		}
 		r.recover(ctx)
 		if r.stop && trueTime().Sub(checked) > 2*rawPeriod {
-			if v, err := r.check(ctx); err != nil || len(v.violations) > 0 {
+			if v, err := r.check(ctx); err != nil || r.mayStop(v) {
 				break
 			}
 			checked = trueTime()
@@ -245,7 +264,8 @@ func (r *run) check(ctx context.Context) (*verdict, error) {
 	return v, nil
 }
 
-func (r *run) report(ctx context.Context, v *verdict, rounds int, took time.Duration) error {
+func (r *run) report(ctx context.Context, v *verdict, rounds int, began time.Time) error {
+	took := trueTime().Sub(began)
 	left, err := r.world.site.sessionsLeft(context.WithoutCancel(ctx))
 	if err != nil {
 		return err
@@ -253,18 +273,31 @@ func (r *run) report(ctx context.Context, v *verdict, rounds int, took time.Dura
 	if left > 0 {
 		v.add(trueTime(), nil, "%d sessions are left at the server", left)
 	}
-	counts, slowest := map[string]int{}, time.Duration(0)
+	counts, hits, slowest := map[string]int{}, map[string]int{}, time.Duration(0)
 	for _, e := range r.history.events {
 		switch e.Kind {
 		case fault:
 			counts[e.What]++
+		case hit:
+			hits[e.What]++
 		case recovery:
 			slowest = max(slowest, e.Duration)
 		}
 	}
 	fmt.Printf("%v, %d rounds of faults:\n", took.Truncate(time.Second), rounds)
 	for _, what := range slices.Sorted(maps.Keys(counts)) {
-		fmt.Printf("  %4d  %s\n", counts[what], what)
+		fmt.Printf("  %4d  %s", counts[what], what)
+		if slices.Contains(telling, what) {
+			fmt.Printf(": %d hits", hits[what])
+		}
+		fmt.Println()
+	}
+	if r.triggers {
+		ran, err := r.world.site.auditedAll(context.WithoutCancel(ctx))
+		if err != nil {
+			v.add(trueTime(), nil, "%v", err)
+		}
+		fmt.Printf("%d lines were written by audit triggers\n", ran)
 	}
 	fmt.Printf("%d terms; ledger: %d entries acknowledged, %d refused, %d failed, %d of unknown outcome\n", v.terms, v.posted, v.refused, v.failed, v.unknown)
 	fmt.Printf("control without a fence: %d writes of a leader after those of its successor\n", v.stale)
@@ -279,8 +312,18 @@ func (r *run) report(ctx context.Context, v *verdict, rounds int, took time.Dura
 	}
 	if len(v.violations) == 0 {
 		fmt.Println("0 violations")
-		return nil
+	} else if err := r.show(v); err != nil {
+		return err
 	}
+	text, err := r.outcome(v, began)
+	if text != "" {
+		fmt.Println(text)
+	}
+	return err
+}
+
+// show prints the violations, and what happened around the first.
+func (r *run) show(v *verdict) error {
 	path := filepath.Join(r.results, fmt.Sprintf("chaos-%s%s-%d.jsonl", r.lock, r.broken, r.seed))
 	if err := r.history.save(path); err != nil {
 		return err
@@ -299,7 +342,7 @@ func (r *run) report(ctx context.Context, v *verdict, rounds int, took time.Dura
 		fmt.Println("  " + line)
 	}
 	if len(first.more) > 0 {
-		return errViolated
+		return nil
 	}
 	for _, e := range excerpt(r.history.events, first, r.timings) {
 		fmt.Printf("  %s %-10s %-9s", e.Time.Format("15:04:05.000"), e.Who, e.Kind)
@@ -314,5 +357,5 @@ func (r *run) report(ctx context.Context, v *verdict, rounds int, took time.Dura
 		}
 		fmt.Println(" " + e.What)
 	}
-	return errViolated
+	return nil
 }

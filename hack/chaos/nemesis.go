@@ -1,153 +1,18 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"maps"
-	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"slices"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
 )
-
-// slot is where candidates run, one after the other, each with an identity of its own.
-type slot struct {
-	name   string
-	proxy  *proxy
-	orders orders        // for each of its candidates, but for identity and number
-	count  *atomic.Int64 // of all candidates of the run
-	heard  *history
-	busy   sync.Mutex // one fault at a time
-
-	mu        sync.Mutex
-	command   *exec.Cmd
-	clock     io.WriteCloser // takes clockOrders
-	identity  string
-	number    int
-	ended     chan struct{}
-	stoppedAt time.Time // zero if it is not stopped
-}
-
-func (s *slot) launch() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.number++
-	s.identity = fmt.Sprintf("%s%d", s.name, s.number)
-	o := s.orders
-	o.Identity, o.Number, o.Epoch = s.identity, int(s.count.Add(1)), epoch
-	encoded, err := json.Marshal(o)
-	if err != nil {
-		return err
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	command := exec.CommandContext(context.Background(), self, "candidate")
-	command.Env = append(os.Environ(), ordersVariable+"="+string(encoded))
-	command.Stderr = os.Stderr
-	output, err := command.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	if s.clock, err = command.StdinPipe(); err != nil {
-		return err
-	}
-	if err := command.Start(); err != nil {
-		return err
-	}
-	s.command, s.ended, s.stoppedAt = command, make(chan struct{}), time.Time{}
-	s.heard.add(event{Who: s.identity, Kind: started})
-	go func(identity string, ended chan struct{}) {
-		defer close(ended)
-		lines := bufio.NewScanner(output)
-		for lines.Scan() {
-			var e event
-			if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
-				s.heard.add(event{Who: identity, Kind: babbled, What: lines.Text()})
-				continue
-			}
-			s.heard.add(e)
-		}
-		err := command.Wait()
-		s.heard.add(event{Who: identity, Kind: exited, What: fmt.Sprint(err)})
-	}(s.identity, s.ended)
-	return nil
-}
-
-func (s *slot) signal(signals ...syscall.Signal) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, signal := range signals {
-		switch signal {
-		case syscall.SIGSTOP:
-			s.stoppedAt = trueTime()
-		case syscall.SIGCONT:
-			s.stoppedAt = time.Time{}
-		case syscall.SIGKILL:
-			if !s.stoppedAt.IsZero() { // it won't say so itself
-				s.heard.add(event{Who: s.identity, Kind: stalled, Duration: trueTime().Sub(s.stoppedAt)})
-			}
-		}
-		_ = s.command.Process.Signal(signal) // it may have ended
-	}
-}
-
-// setClock bends the clocks of the candidate for a time.
-func (s *slot) setClock(ctx context.Context, o clockOrder, d time.Duration) error {
-	s.mu.Lock()
-	clock, identity := s.clock, s.identity
-	s.mu.Unlock()
-	began := trueTime()
-	if err := json.NewEncoder(clock).Encode(o); err != nil {
-		return err
-	}
-	sleep(ctx, d)
-	err := json.NewEncoder(clock).Encode(clockOrder{Rate: 1})
-	if o.Rate != 1 {
-		// Until it has obeyed, that is.
-		s.heard.add(event{Who: identity, Kind: skewed, Time: trueTime().Add(stall), Duration: trueTime().Add(stall).Sub(began), Rate: o.Rate})
-	}
-	return err
-}
-
-// replace ends the candidate by a signal and starts the next.
-func (s *slot) replace(signals ...syscall.Signal) error {
-	s.signal(signals...)
-	select {
-	case <-s.ended:
-	case <-time.After(time.Minute):
-		s.signal(syscall.SIGKILL)
-		return fmt.Errorf("%s did not end within a minute of %v", s.identity, signals)
-	}
-	return s.launch()
-}
-
-// Who a fault hits, besides a slot by its number.
-const (
-	theServer = -1
-	theLeader = -2 // whoever led last
-)
-
-// injection is a fault to be: what it is, when in its round, for how long, and whom it hits.
-type injection struct {
-	kind     string
-	after    time.Duration
-	duration time.Duration
-	slot     int
-}
 
 // world is what the nemesis can break.
 type world struct {
@@ -186,16 +51,17 @@ var candidateFaults = map[string]candidateFault{
 		s.proxy.set(network{}, true)
 		return s.replace()
 	},
-	"reply to COMMIT lost, and the session":  broken(network{loseAnswerTo: "COMMIT"}, false),
-	"reply to a write lost, and the session": broken(network{loseAnswerTo: "UPDATE"}, false),
-	"network refused":                        broken(network{refuse: true}, true),
-	"network black-holed, delivered late":    broken(network{holdTo: true, holdFro: true}, false),
-	"network black-holed, then cut":          broken(network{holdTo: true, holdFro: true}, true),
-	"only requests black-holed, then late":   broken(network{holdTo: true}, false),
-	"only replies black-holed, then late":    broken(network{holdFro: true}, false),
-	"replies lost (applied, not answered)":   broken(network{holdFro: true}, true),
-	"network slow (around the deadline)":     broken(network{delay: 100 * time.Millisecond}, false),
-	"network very slow (past the deadline)":  broken(network{delay: 600 * time.Millisecond}, false),
+	commitLost:                              broken(network{loseAnswerTo: "COMMIT", why: commitLost}, false),
+	writeLost:                               broken(network{loseAnswerTo: "UPDATE", why: writeLost}, false),
+	transactionLeft:                         leaveTransaction,
+	"network refused":                       broken(network{refuse: true}, true),
+	"network black-holed, delivered late":   broken(network{holdTo: true, holdFro: true}, false),
+	"network black-holed, then cut":         broken(network{holdTo: true, holdFro: true}, true),
+	"only requests black-holed, then late":  broken(network{holdTo: true}, false),
+	"only replies black-holed, then late":   broken(network{holdFro: true}, false),
+	"replies lost (applied, not answered)":  broken(network{holdFro: true}, true),
+	"network slow (around the deadline)":    broken(network{delay: 100 * time.Millisecond}, false),
+	"network very slow (past the deadline)": broken(network{delay: 600 * time.Millisecond}, false),
 }
 
 // clockFaults are those of clocks that can be bent.
@@ -270,6 +136,8 @@ var serverFaults = map[string]serverFault{
 	"server read-only": func(ctx context.Context, w *world, d time.Duration) error {
 		return reversible(ctx, w, d, `SET GLOBAL read_only = 1`, `SET GLOBAL read_only = 0`)
 	},
+	"server refuses to serve": refuseToServe,
+	"connections used up":     useUpConnections,
 }
 
 const diskFull = "disk full"
@@ -377,52 +245,6 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// schedule decides what happens, by its seed and by nothing else.
-type schedule struct {
-	random          *rand.Rand
-	slots           int
-	timings         timings
-	candidateFaults map[string]candidateFault
-	serverFaults    map[string]serverFault // of any server
-	siteFaults      map[string]serverFault // of these servers together: half of all
-}
-
-// round is one to four faults, at times that overlap, at most one of them the server's.
-func (s *schedule) round() []injection {
-	var faults []injection
-	lease := int64(s.timings.LeaseDuration)
-	fault := func(kinds []string, slot int) {
-		faults = append(faults, injection{
-			kind:  kinds[s.random.IntN(len(kinds))],
-			after: time.Duration(s.random.Int64N(lease)), duration: time.Duration(lease/8 + s.random.Int64N(lease*5/4)), slot: slot,
-		})
-	}
-	if kinds := slices.Sorted(maps.Keys(s.candidateFaults)); len(kinds) > 0 {
-		for _, slot := range s.random.Perm(s.slots)[:1+s.random.IntN(min(3, s.slots))] {
-			fault(kinds, slot)
-		}
-		if s.random.IntN(3) != 0 {
-			faults[0].slot = theLeader
-		}
-	}
-	kinds := slices.Sorted(maps.Keys(s.serverFaults))
-	if len(s.siteFaults) > 0 && (len(kinds) == 0 || s.random.IntN(2) == 0) {
-		kinds = slices.Sorted(maps.Keys(s.siteFaults))
-	}
-	if len(kinds) > 0 && (len(faults) == 0 || s.random.IntN(2) == 0) {
-		fault(kinds, theServer)
-	}
-	return faults
-}
-
-// server is the fault of that name.
-func (s *schedule) server(kind string) serverFault {
-	if f, ok := s.siteFaults[kind]; ok {
-		return f
-	}
-	return s.serverFaults[kind]
-}
-
 // failure begins the name of a fault that could not be injected, or not be healed.
 const failure = "FAILED: "
 
@@ -470,12 +292,6 @@ func (w *world) slot(number int) *slot {
 		}
 	}
 	return w.slots[0] // the leader's process has been replaced
-}
-
-func (s *slot) who() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.identity
 }
 
 // relaunch starts a candidate wherever none is.

@@ -1,11 +1,9 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -15,12 +13,14 @@ type network struct {
 	holdTo, holdFro bool          // what goes to the server, or comes from there, stays in the proxy
 	delay           time.Duration // of each packet, in each direction
 	loseAnswerTo    string        // the connection is cut when the server has answered a statement that begins so
+	why             string        // the fault that is told when that has happened
 }
 
 // proxy is the network between one candidate and the server.
 type proxy struct {
 	listener net.Listener
 	working  sync.WaitGroup
+	tell     func(fault string)
 
 	mu          sync.Mutex
 	target      string
@@ -30,12 +30,12 @@ type proxy struct {
 	closed      bool
 }
 
-func newProxy(target string) (*proxy, error) {
+func newProxy(target string, tell func(fault string)) (*proxy, error) {
 	listener, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
-	p := &proxy{listener: listener, target: target, connections: map[net.Conn]bool{}}
+	p := &proxy{listener: listener, target: target, tell: tell, connections: map[net.Conn]bool{}}
 	p.changed = sync.NewCond(&p.mu)
 	p.working.Go(p.accept)
 	return p, nil
@@ -110,20 +110,18 @@ func (p *proxy) connect(from net.Conn) {
 	p.connections[from], p.connections[to] = true, true
 	p.mu.Unlock()
 	var both sync.WaitGroup
-	var doomed atomic.Bool // the next answer is lost, and the connection with it
+	var said conversation
 	both.Go(func() {
 		p.pump(to, from, func(n network, packet []byte) bool {
-			// A packet's head is four bytes, its command one: 3, a statement.
-			if n.loseAnswerTo != "" && len(packet) > 5 && packet[4] == 3 && bytes.HasPrefix(packet[5:], []byte(n.loseAnswerTo)) {
-				doomed.Store(true)
-			}
+			said.request(n, packet)
 			return n.holdTo
 		})
 	})
 	both.Go(func() {
-		p.pump(from, to, func(n network, _ []byte) bool {
-			if doomed.Load() {
+		p.pump(from, to, func(n network, packet []byte) bool {
+			if why := said.answer(packet); why != "" {
 				_ = from.Close() // before anything is written to it
+				p.tell(why)
 			}
 			return n.holdFro
 		})

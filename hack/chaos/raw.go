@@ -203,8 +203,8 @@ func outcome(err error) string {
 }
 
 // refusals are the server's answers that say that a statement did nothing: missing tables and privileges, read-only, busy,
-// full, rolled back.
-var refusals = []uint16{1020, 1114, 1142, 1143, 1146, 1205, 1213, 1290, 1792, 1836, 3572}
+// full, rolled back, no connection to be had, the account locked.
+var refusals = []uint16{1020, 1040, 1114, 1142, 1143, 1146, 1205, 1213, 1290, 1792, 1836, 3118, 3572, 4151}
 
 // state is that of the register.
 type state struct {

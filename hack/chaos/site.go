@@ -64,6 +64,7 @@ func (s *site) open(ctx context.Context, kind string) error {
 	}
 	for _, statement := range append(tables,
 		"CREATE USER "+account+"@'%' IDENTIFIED BY '"+s.password+"'",
+		"CREATE USER "+crowd+"@'%' IDENTIFIED BY '"+s.password+"'",
 		"GRANT SELECT, INSERT, UPDATE ON "+s.database+".* TO "+account+"@'%'",
 	) {
 		if _, err := admin.ExecContext(ctx, statement); err != nil {
@@ -127,10 +128,17 @@ func (s *site) close() error {
 	return failed
 }
 
+// administrator is the configuration of whoever may do everything.
+func (s *site) administrator() *mysql.Config {
+	c := s.nodes[0].server.Config()
+	c.DBName = s.database
+	return c
+}
+
 // config is a candidate's, by way of a proxy.
 func (s *site) config(proxy string) *mysql.Config {
-	c := s.nodes[0].server.Config()
-	c.DBName, c.User, c.Passwd, c.Addr = s.database, account, s.password, proxy
+	c := s.administrator()
+	c.User, c.Passwd, c.Addr = account, s.password, proxy
 	c.Timeout, c.ReadTimeout, c.WriteTimeout = 2*time.Second, 0, 0
 	return c
 }

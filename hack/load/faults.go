@@ -196,6 +196,9 @@ func (f *fleet) killConnections(ctx context.Context, share float64) error {
 		}
 		ids = append(ids, id)
 	}
+	if len(ids) == 0 && rows.Err() == nil {
+		return errors.New("no worker has a session that could be killed")
+	}
 	for _, id := range ids {
 		if rand.Float64() < share { //nolint:gosec // no secret
 			_, _ = f.admin.ExecContext(ctx, fmt.Sprintf("KILL %d", id)) // it may have ended

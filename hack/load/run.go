@@ -230,6 +230,9 @@ func (f *fleet) launch(ctx context.Context, process int, dsn string) error {
 		if w.proxy, err = newProxy(address); err != nil {
 			return err
 		}
+		if !strings.Contains(dsn, address) {
+			return fmt.Errorf("the DSN does not have the server's address, %s, so that the proxy would be passed by", address)
+		}
 		dsn = strings.Replace(dsn, address, w.proxy.address(), 1)
 	}
 	w.command.Stderr = os.Stderr

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// slot is where candidates run, one after the other, each with an identity of its own.
+type slot struct {
+	name   string
+	proxy  *proxy
+	orders orders        // for each of its candidates, but for identity and number
+	count  *atomic.Int64 // of all candidates of the run
+	heard  *history
+	busy   sync.Mutex // one fault at a time
+
+	mu        sync.Mutex
+	command   *exec.Cmd
+	ears      io.Writer // takes orders
+	identity  string
+	number    int
+	ended     chan struct{}
+	stoppedAt time.Time // zero if it is not stopped
+}
+
+func (s *slot) launch() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.number++
+	s.identity = fmt.Sprintf("%s%d", s.name, s.number)
+	o := s.orders
+	o.Identity, o.Number, o.Epoch = s.identity, int(s.count.Add(1)), epoch
+	encoded, err := json.Marshal(o)
+	if err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	command := exec.CommandContext(context.Background(), self, "candidate")
+	command.Env = append(os.Environ(), ordersVariable+"="+string(encoded))
+	command.Stderr = os.Stderr
+	output, err := command.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if s.ears, err = command.StdinPipe(); err != nil {
+		return err
+	}
+	if err := command.Start(); err != nil {
+		return err
+	}
+	s.command, s.ended, s.stoppedAt = command, make(chan struct{}), time.Time{}
+	s.heard.add(event{Who: s.identity, Kind: started})
+	go func(identity string, ended chan struct{}) {
+		defer close(ended)
+		lines := bufio.NewScanner(output)
+		for lines.Scan() {
+			var e event
+			if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+				s.heard.add(event{Who: identity, Kind: babbled, What: lines.Text()})
+				continue
+			}
+			s.heard.add(e)
+		}
+		err := command.Wait()
+		s.heard.add(event{Who: identity, Kind: exited, What: fmt.Sprint(err)})
+	}(s.identity, s.ended)
+	return nil
+}
+
+func (s *slot) signal(signals ...syscall.Signal) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, signal := range signals {
+		switch signal {
+		case syscall.SIGSTOP:
+			s.stoppedAt = trueTime()
+		case syscall.SIGCONT:
+			s.stoppedAt = time.Time{}
+		case syscall.SIGKILL:
+			if !s.stoppedAt.IsZero() { // it won't say so itself
+				s.heard.add(event{Who: s.identity, Kind: stalled, Duration: trueTime().Sub(s.stoppedAt)})
+			}
+		}
+		_ = s.command.Process.Signal(signal) // it may have ended
+	}
+}
+
+// tell gives the candidate an order.
+func (s *slot) tell(o order) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return json.NewEncoder(s.ears).Encode(o)
+}
+
+// setClock bends the clocks of the candidate for a time.
+func (s *slot) setClock(ctx context.Context, o clockOrder, d time.Duration) error {
+	began := trueTime()
+	if err := s.tell(order{Clock: &o}); err != nil {
+		return err
+	}
+	sleep(ctx, d)
+	err := s.tell(order{Clock: &clockOrder{Rate: 1}})
+	if o.Rate != 1 {
+		// Until it has obeyed, that is.
+		s.heard.add(event{Who: s.who(), Kind: skewed, Time: trueTime().Add(stall), Duration: trueTime().Add(stall).Sub(began), Rate: o.Rate})
+	}
+	return err
+}
+
+// replace ends the candidate by a signal and starts the next.
+func (s *slot) replace(signals ...syscall.Signal) error {
+	s.signal(signals...)
+	select {
+	case <-s.ended:
+	case <-time.After(time.Minute):
+		s.signal(syscall.SIGKILL)
+		return fmt.Errorf("%s did not end within a minute of %v", s.identity, signals)
+	}
+	return s.launch()
+}
+
+func (s *slot) who() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.identity
+}
