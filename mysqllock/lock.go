@@ -256,6 +256,7 @@ type Lock struct {
 	working error         // that function did not end it
 	lease   time.Duration // of the last record written here that has a holder
 	seen    time.Duration // of the observed row, if it has a holder
+	elector seenTimings
 }
 
 // sight is one state of the row, and when it was first seen.
@@ -324,6 +325,7 @@ func (l *Lock) Describe() string { return "election_records/" + l.election }
 // RecordEvent records an event of the elector ("became leader", "stopped
 // leading") if the ResourceLockConfig has an EventRecorder.
 func (l *Lock) RecordEvent(event string) {
+	l.seeEvent(event)
 	if event == "stopped leading" {
 		l.endTerm()
 	}
@@ -450,9 +452,11 @@ func (l *Lock) Create(ctx context.Context, record resourcelock.LeaderElectionRec
 // apierrors.IsNotFound if it is gone. A release by a Lock that no longer holds
 // the row is refused by an error that is no conflict, as client-go would retry
 // a conflict without a pause; so is one by a leader that did not renew for
-// RenewDeadline (half a lease without WithTimings), whose work has not ended yet
+// RenewDeadline (half a lease where that is not known), whose work has not ended yet
 // unless WithBeforeRelease's function did that.
 func (l *Lock) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	l.seeUpdate(ctx, record)
+	defer l.sawUpdate()
 	record.LeaderTransitions = storable(record.LeaderTransitions)
 	if err := l.validate(record); err != nil {
 		return wrap("update", l.election, err, nil)
@@ -763,14 +767,6 @@ func (l *Lock) gaveUp() bool {
 	return !l.drained && time.Since(l.renewed) >= l.renewDeadline()
 }
 
-// renewDeadline is the elector's, as far as it is known. The caller holds l.mu.
-func (l *Lock) renewDeadline() time.Duration {
-	if d := l.options.timings.renewDeadline; d != 0 {
-		return d
-	}
-	return l.lease / 2
-}
-
 func (l *Lock) leads() bool { return l.currentToken() != 0 }
 
 func (l *Lock) currentToken() int64 {
@@ -798,46 +794,6 @@ func (l *Lock) reportDuplicate(ctx context.Context, r *row) {
 	l.reported = r.uid
 	klog.FromContext(ctx).Error(ErrDuplicateIdentity, "Election is held under this candidate's own identity; give each process an identity of its own",
 		"lock", l.Describe(), "identity", l.config.Identity)
-}
-
-// noteLease remembers the lease duration for the deadline of what follows.
-// client-go's release record says 1 s and has no holder; it must not count.
-func (l *Lock) noteLease(record resourcelock.LeaderElectionRecord) {
-	if record.HolderIdentity == "" {
-		return
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.lease = time.Duration(record.LeaseDurationSeconds) * time.Second
-}
-
-// leaseDuration is that of the last record written here.
-func (l *Lock) leaseDuration() time.Duration {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.lease
-}
-
-// maxOperationTimeout is (LeaseDuration - RenewDeadline - RetryPeriod) / 2 of
-// client-go's defaults: 15 s, 10 s and 2 s.
-const maxOperationTimeout = 1500 * time.Millisecond
-
-// operationTimeout is how long an operation may take; see WithOperationTimeout.
-func (l *Lock) operationTimeout() time.Duration {
-	if l.options.operationTimeout > 0 {
-		return l.options.operationTimeout
-	}
-	if l.options.timings != (timings{}) {
-		return l.options.timings.operationTimeout()
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, lease := range []time.Duration{l.lease, l.seen} {
-		if lease > 0 {
-			return min(lease/10, maxOperationTimeout)
-		}
-	}
-	return maxOperationTimeout
 }
 
 // operation is one call of the elector, with the deadline that it must not
@@ -1090,8 +1046,8 @@ func (l *Lock) validate(r resourcelock.LeaderElectionRecord) error {
 	if r.HolderIdentity != "" && r.LeaseDurationSeconds < 1 {
 		return fmt.Errorf("leaseDurationSeconds is %d, a lease that has always expired; client-go stores whole seconds, so make LeaseDuration at least 1s", r.LeaseDurationSeconds)
 	}
-	if t := l.options.timings; r.HolderIdentity != "" && t != (timings{}) && time.Duration(r.LeaseDurationSeconds)*time.Second != t.lease {
-		return fmt.Errorf("leaseDurationSeconds is %d, WithTimings says %v; give WithTimings the elector's own LeaseDuration", r.LeaseDurationSeconds, t.lease)
+	if err := l.checkTimings(r); err != nil {
+		return err
 	}
 	if n := r.LeaseDurationSeconds; n < 0 || n > math.MaxInt32 {
 		return fmt.Errorf("leaseDurationSeconds %d is out of range; give 0 to %d", n, math.MaxInt32)
