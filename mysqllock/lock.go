@@ -494,6 +494,7 @@ func (l *Lock) Update(ctx context.Context, record resourcelock.LeaderElectionRec
 // renew goes on with the current term. No other candidate can have a term at
 // that moment: beginning one changes version and uid, and then no row matches.
 func (l *Lock) renew(o *operation, old *row, record resourcelock.LeaderElectionRecord) error {
+	token := l.currentToken()
 	next := &row{record: record, uid: l.uid, version: l.newVersion(old.version)}
 	written := false
 	if b := l.options.batch; b != nil {
@@ -508,7 +509,7 @@ func (l *Lock) renew(o *operation, old *row, record resourcelock.LeaderElectionR
 			return err
 		}
 	}
-	return l.succeed(o, next, l.currentToken())
+	return l.goOn(o, next, token)
 }
 
 // takeOver begins a term. A row that is this Lock's own without a held token (a
@@ -698,6 +699,31 @@ func (l *Lock) succeed(o *operation, next *row, token int64) error {
 	}
 	l.token, l.renewed = token, o.started
 	return nil
+}
+
+// goOn is succeed for a renewal. The term that it was to renew may have ended
+// meanwhile, by the event "stopped leading", and must not come back to life.
+func (l *Lock) goOn(o *operation, next *row, token int64) error {
+	if err := o.late(); err != nil {
+		return err
+	}
+	if !l.extend(o.started, token) {
+		return fmt.Errorf("%w: the term ended while it was being renewed", ErrNotLeader)
+	}
+	l.observe(next)
+	return nil
+}
+
+// extend reports whether the term with that token is still held, which then
+// counts as renewed.
+func (l *Lock) extend(sent time.Time, token int64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if token == 0 || l.token != token {
+		return false
+	}
+	l.renewed = sent
+	return true
 }
 
 func (l *Lock) observe(r *row) {
