@@ -355,6 +355,7 @@ func TestACallersOwnContextMakesALockNoLessCareful(t *testing.T) {
 				if n := e.noRoomLogged(); n > 0 {
 					t.Errorf("logged %d times:\n%s", n, e.logs())
 				}
+				<-time.After(c.timings.retry * 8 / 10) // a leader that waits for its next renewal has not given up
 				e.stop()
 				if errs := e.refusals(); len(errs) > 0 {
 					t.Errorf("an Update failed: %v", errs)
