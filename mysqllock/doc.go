@@ -36,7 +36,8 @@
 //
 // also when its context has none, and a reply that comes later is an error, even
 // one that says OK. For client-go's 15 s, 10 s and 2 s d is 1.5 s. WithTimings
-// computes d for other timings, and refuses those that leave no room.
+// computes d for other timings, and refuses those that leave no room. Without it
+// the lock sees the elector's timings by its renewals.
 //
 // What no lock below the elector can do is to stop a process that doesn't run: a
 // leader that is paused (SIGSTOP, a suspended machine, a long garbage

@@ -59,3 +59,14 @@ func ServerFindings(variables map[string]string) []Finding {
 	p.server()
 	return p.findings
 }
+
+// OperationTimeout is how long an operation may take that begins now.
+func (l *Lock) OperationTimeout() time.Duration { return l.operationTimeout() }
+
+// ElectorTimings are those of the elector, as far as they were seen.
+func (l *Lock) ElectorTimings() (renewDeadline, retryPeriod time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := l.elector.timings(l.lease)
+	return t.renewDeadline, t.retry
+}

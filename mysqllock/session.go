@@ -6,6 +6,9 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"strconv"
+
+	"k8s.io/klog/v2"
 )
 
 // A session is fit for a lock if what it writes is committed at once, to the
@@ -226,4 +229,26 @@ func (s *session) note(ctx context.Context, state sessionState) error {
 		return s.endTransaction(ctx)
 	}
 	return nil
+}
+
+// reportUnfit logs, once for each reason, that a session was discarded.
+func (l *Lock) reportUnfit(ctx context.Context, why error) {
+	if why == nil || errors.Is(why, driver.ErrBadConn) {
+		return // a dead connection is no news
+	}
+	text := publicText(why)
+	kind := text
+	if n := number(why); n != 0 {
+		kind = strconv.Itoa(int(n)) // the server's words differ with the statement
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.unfit[kind] {
+		return
+	}
+	if l.unfit == nil {
+		l.unfit = map[string]bool{}
+	}
+	l.unfit[kind] = true
+	klog.FromContext(ctx).Info("Closed a session of the pool that is unfit for elections", "lock", l.Describe(), "reason", text, "remedy", advice("update", why, nil))
 }
