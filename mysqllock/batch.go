@@ -55,7 +55,7 @@ const (
 
 	// batchPollSQL reads many elections: parameters (names). A row for each that
 	// there is; see pollSQL.
-	batchPollSQL = pollColumns + `, CAST(r.election_name AS BINARY) FROM {records} AS r WHERE r.election_name IN ({name}{more})`
+	batchPollSQL = pollColumns + `, CAST(r.election_name AS BINARY) FROM {records} AS r WHERE r.election_name IN ({name}{more})` + everyRow
 	nextName     = `, {name}`
 
 	// batchRenewSQL is renewSQL for many elections: parameters of each of
@@ -255,7 +255,7 @@ func (b *Batch) renew(l *Lock, o *operation, old, next *row) (written bool, err 
 		}
 		return now != nil && now.version == next.version && now.uid == l.uid, nil
 	}
-	return false, err
+	return false, unanswered(err)
 }
 
 // sendRenewals writes many rows. Each is compared and swapped by itself, so that

@@ -119,9 +119,10 @@ const (
 
 	// sameVersion and sameUID compare with what was observed, which is whatever
 	// somebody put in the row: a NULL counts for what it was read as, and the uid
-	// are bytes that no character set can change.
+	// are bytes that no character set can change, compared as such: the parameter
+	// may have another collation than the session.
 	sameVersion = `COALESCE(r.version, 0) = ?`
-	sameUID     = `COALESCE(HEX(r.leader_uid), LEFT('-', 0)) = ` + textParameter
+	sameUID     = `COALESCE(HEX(r.leader_uid), LEFT('-', 0)) = CAST(` + textParameter + ` AS BINARY)`
 
 	// serverClock is whether the answering server wrote the row, and how many
 	// microseconds ago; noServerClock is what takes its place without the option.
@@ -533,7 +534,7 @@ func (l *Lock) takeOver(o *operation, old *row, record resourcelock.LeaderElecti
 
 	next := &row{record: record, uid: l.uid, version: l.newVersion(old.version)}
 	args := append([]any{l.uid}, statements.values(next)...)
-	result, err := l.db.ExecContext(o.ctx, statements.takeOver, append(args, statements.text(l.election), old.version, hexUID(old))...)
+	result, err := l.exec(o, statements.takeOver, append(args, statements.text(l.election), old.version, hexUID(old)))
 	if number(err) == errRecordChanged {
 		return l.changed(o, old, err)
 	}
@@ -609,7 +610,7 @@ func (l *Lock) release(o *operation, old *row, record resourcelock.LeaderElectio
 func (l *Lock) swap(o *operation, old, next *row, statement, uid string) error {
 	statements := l.statements(next.record)
 	args := append(statements.values(next), statements.text(l.election), old.version, uid)
-	result, err := l.db.ExecContext(o.ctx, statement, args...)
+	result, err := l.exec(o, statement, args)
 	if number(err) == errRecordChanged {
 		return l.changed(o, old, err)
 	}
@@ -684,7 +685,7 @@ func (l *Lock) changed(o *operation, old *row, err error) error {
 // be trusted: then it is as good as a reply that was lost.
 func (l *Lock) succeed(o *operation, next *row, token int64) error {
 	if err := o.late(); err != nil {
-		return err
+		return unanswered(err)
 	}
 	l.observe(next)
 	l.mu.Lock()
@@ -1036,7 +1037,7 @@ func (p *polled) row(l *Lock) (*row, error) {
 
 // write runs a statement that must change exactly one row.
 func (l *Lock) write(o *operation, statement string, args []any) error {
-	result, err := l.db.ExecContext(o.ctx, statement, args...)
+	result, err := l.exec(o, statement, args)
 	if err != nil {
 		return err
 	}
