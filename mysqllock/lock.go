@@ -15,10 +15,8 @@ import (
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/klog/v2"
 )
@@ -277,7 +275,8 @@ var _ resourcelock.Interface = (*Lock)(nil)
 // Keep it open until the elector has returned, or it can't release its lease.
 //
 // The election's name and the identity must have 1 to 255 characters of valid
-// UTF-8, without control characters and without a space at either end.
+// UTF-8, without control characters and without a space at either end. With an
+// EventRecorder, see WithEventTarget for the namespace that events are in.
 func New(db *sql.DB, election string, config resourcelock.ResourceLockConfig, opts ...Option) (*Lock, error) {
 	fail := func(err error) (*Lock, error) { return nil, &opError{op: "new", election: election, cause: err} }
 	if db == nil {
@@ -321,29 +320,6 @@ func (l *Lock) Identity() string { return l.config.Identity }
 
 // Describe returns "election_records/<election>", for logs.
 func (l *Lock) Describe() string { return "election_records/" + l.election }
-
-// RecordEvent records an event of the elector ("became leader", "stopped
-// leading") if the ResourceLockConfig has an EventRecorder.
-func (l *Lock) RecordEvent(event string) {
-	if event == "stopped leading" {
-		l.endTerm()
-	}
-	if l.config.EventRecorder == nil {
-		return
-	}
-	l.config.EventRecorder.Eventf(l.eventTarget(), corev1.EventTypeNormal, "LeaderElection", "%s %s", l.config.Identity, event)
-}
-
-func (l *Lock) eventTarget() runtime.Object {
-	if l.options.eventTarget != nil {
-		return l.options.eventTarget
-	}
-	target := &corev1.ObjectReference{APIVersion: "mysqllock/v1", Kind: "Election", Name: l.election}
-	if namespace, name, ok := strings.Cut(l.election, "/"); ok && namespace != "" && name != "" {
-		target.Namespace, target.Name = namespace, name
-	}
-	return target
-}
 
 // Get reads the election's record. The bytes are the record's JSON with the
 // row's version: every renewal changes them, also two within one second, and
