@@ -19,7 +19,7 @@ var (
 	quotedHost = regexp.MustCompile(`(@|\b[Hh]ost |\bserver on |\bconnect(?:ed)? to )'[^']*'`)
 	// certainAddress finds what is an address wherever it stands: an IPv4 address,
 	// a bracketed IPv6 address, that of a DSN.
-	certainAddress = regexp.MustCompile(`\S*@(?:tcp|unix)\([^)]*\)\S*|\[[0-9a-fA-F:.%]*:[0-9a-fA-F:.%]*\](?::\d+)?|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b`)
+	certainAddress = regexp.MustCompile(`\S*@(?:tcp|unix)\([^)]*\)\S*|\[[0-9a-fA-F:.]*:[0-9a-fA-F:.]*(?:%[^\]]*)?\](?::\d+)?|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b`)
 	// word is what may be an address: see isAddress.
 	word = regexp.MustCompile(`[A-Za-z0-9:](?:[A-Za-z0-9_.:%-]*[A-Za-z0-9])?`)
 	// hostName has a letter in each of its labels, which times and versions have not.

@@ -378,9 +378,14 @@ func (t *table) mustBe(want *table) error {
 	if differences == nil {
 		return nil
 	}
-	return fmt.Errorf("there is a table %s that is not this library's: %s; rename it, or have the tables in another database by WithDatabase; nothing was changed",
-		t.name, strings.Join(differences, ", "))
+	return otherTableError(fmt.Sprintf("there is a table %s that is not this library's: %s; rename it, or have the tables in another database by WithDatabase; nothing was changed",
+		t.name, strings.Join(differences, ", ")))
 }
+
+// otherTableError says how a table differs from the one that is wanted.
+type otherTableError string
+
+func (e otherTableError) Error() string { return string(e) }
 
 const (
 	// lockV0SQL keeps every candidate of v0 from writing until unlockSQL.

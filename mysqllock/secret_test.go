@@ -67,7 +67,13 @@ func TestNoFunctionsErrorHasASecretInIt(t *testing.T) {
 		"a refused host": with(func(c *mysql.Config) {
 			c.Addr = newRefusingServer(t, 1130, "Host '10.9.8.7' is not allowed to connect")
 		}),
-		"a blocked host":       with(func(c *mysql.Config) { c.Addr = newRefusingServer(t, 1129, "Host '10.9.8.7' is blocked") }),
+		"a blocked host": with(func(c *mysql.Config) { c.Addr = newRefusingServer(t, 1129, "Host '10.9.8.7' is blocked") }),
+		"a proxy that names an address": with(func(c *mysql.Config) {
+			c.Addr = newRefusingServer(t, 1105, "target: shop.0.primary: vttablet: dial tcp 10.9.8.7:15999: connect refused")
+		}),
+		"a proxy that names a host": with(func(c *mysql.Config) {
+			c.Addr = newRefusingServer(t, 2003, "Can't connect to remote server 'db.internal.example:6446', nor to db.internal.example")
+		}),
 		"too many connections": with(func(c *mysql.Config) { c.Addr = newRefusingServer(t, 1040, "Too many connections") }),
 		"no socket":            with(func(c *mysql.Config) { c.Net, c.Addr = "unix", "/nonexistent/db.internal.example.sock" }),
 		"no TLS at the server": with(func(c *mysql.Config) {
@@ -256,5 +262,39 @@ func TestAnElectionWithOutagesLogsNothingSecret(t *testing.T) {
 	}
 	if n == 0 {
 		t.Error("no event was recorded")
+	}
+}
+
+// What a server says is shown, but for addresses.
+func TestAServersWordsAreShownWithoutAddresses(t *testing.T) {
+	for words, want := range map[string]string{
+		"dial tcp 10.9.8.7:15999: connect: connection refused":        "dial tcp ...: connect: connection refused",
+		"no backend at [fe80::1%eth0]:3306, 2001:db8::7 or ::1":       "no backend at ..., ... or ...",
+		"backend db-vip.corp.example:6446 is down.":                   "backend ... is down.",
+		"backend db-vip.corp.example is down":                         "backend ... is down",
+		"uri=mysql://mysql-0.mysql:3306/app, addr:db-vip:6446":        "uri=mysql://.../app, ...",
+		"Lost connection to backend 'shard-7:3306'":                   "Lost connection to backend '...'",
+		"Can't connect to MySQL server on 'db7' (111)":                "Can't connect to MySQL server on '...' (111)",
+		"Unknown MySQL server host 'db7' (-2)":                        "Unknown MySQL server host '...' (-2)",
+		"Access denied for user 'a'@'db7' (using password: YES)":      "Access denied for user 'a'@'...' (using password: YES)",
+		"client connected to '0.0.0.0:6446'":                          "client connected to '...'",
+		"root:secret@tcp(db7)/app is wrong":                           "... is wrong",
+		"Access denied; user u@tcp(db.example:3306)/ is unknown":      "Access denied; user ... is unknown",
+		"Incorrect datetime value: '2026-11-25 12:30:05.123456'":      "",
+		"Table 'mysqllock_test_1.election_records' doesn't exist":     "",
+		"Unknown column 'app.election_records.ready' in 'SELECT'":     "",
+		"You have an error near 'a.b = 12:30 AND x:=1' at line 1":     "",
+		"Duplicate entry 'ops/nightly:12' for key 'PRIMARY'":          "",
+		"target: shop.0.primary: 10.11.19-MariaDB-0+deb12u1, 9.7.4-2": "",
+		"max_statement_time exceeded after 00:00:01, job:7, 5:30":     "",
+	} {
+		config := mysql.NewConfig()
+		config.Net, config.Addr = "tcp", newRefusingServer(t, 1105, words)
+		if want == "" {
+			want = words
+		}
+		if err := get(t.Context(), newLock(t, open(t, config), "e", "a"))(); err == nil || err.Error() != `mysqllock: get "e": Error 1105: `+want {
+			t.Errorf("%v, want %s", err, want)
+		}
 	}
 }
