@@ -418,8 +418,8 @@ func (l *Lock) Create(ctx context.Context, record resourcelock.LeaderElectionRec
 // renewal while this Lock holds a term, a takeover that begins a term
 // otherwise, a release if the record has no holder.
 //
-// A timeout means that the outcome is unknown: the server may still apply the
-// statement. That is harmless, as it is a compare-and-swap, and a later Get
+// The outcome of a write that had no answer is unknown: the server may still apply
+// the statement. That is harmless, as it is a compare-and-swap, and a later Get
 // recognises a row that this Lock wrote itself.
 //
 // Errors: apierrors.IsConflict if the row is not as last seen (with
