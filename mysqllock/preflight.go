@@ -130,8 +130,9 @@ func (p *preflight) refused(what string, err error) {
 }
 
 const (
-	// selectLimitSQL reads what cuts the answers to SHOW, too.
-	selectLimitSQL = `SELECT @@SESSION.sql_select_limit` + everyRow
+	// selectLimitSQL reads what cuts the answers to SHOW, too; no row if it is 0. A
+	// node of Galera that is not part of its cluster answers to SHOW alone.
+	selectLimitSQL = `SHOW VARIABLES LIKE 'sql_select_limit'`
 	// minSelectLimit is more than anything here has rows.
 	minSelectLimit = 10_000
 
@@ -150,8 +151,10 @@ const (
 // liftSelectLimit makes the session return whole answers for as long as Preflight
 // asks; restore ends that. What a lock reads has limits of its own.
 func (p *preflight) liftSelectLimit() (restore func(), err error) {
+	var name string
 	var limit uint64
-	if err := p.conn.QueryRowContext(p.ctx, selectLimitSQL).Scan(&limit); err != nil || limit >= minSelectLimit {
+	err = p.conn.QueryRowContext(p.ctx, selectLimitSQL).Scan(&name, &limit)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) || limit >= minSelectLimit {
 		return func() {}, err
 	}
 	if limit == 0 {
