@@ -59,3 +59,6 @@ func ServerFindings(variables map[string]string) []Finding {
 	p.server()
 	return p.findings
 }
+
+// PublicText is what is shown of an error.
+var PublicText = publicText

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/go-sql-driver/mysql"
@@ -20,8 +19,10 @@ var (
 	// certainAddress finds what is an address wherever it stands: an IPv4 address,
 	// a bracketed IPv6 address, that of a DSN.
 	certainAddress = regexp.MustCompile(`\S*@(?:tcp|unix)\([^)]*\)\S*|\[[0-9a-fA-F:.]*:[0-9a-fA-F:.]*(?:%[^\]]*)?\](?::\d+)?|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b`)
-	// word is what may be an address: see isAddress.
-	word = regexp.MustCompile(`[A-Za-z0-9:](?:[A-Za-z0-9_.:%-]*[A-Za-z0-9])?`)
+	// ipv6 finds what may be an IPv6 address; a time may be, too.
+	ipv6 = regexp.MustCompile(`[0-9a-fA-F]*:[0-9a-fA-F:]*:[0-9a-fA-F]*(?:%\w+)?`)
+	// word is what may be a host's name: see namesHost.
+	word = regexp.MustCompile(`[A-Za-z0-9](?:[A-Za-z0-9_.:-]*[A-Za-z0-9])?`)
 	// hostName has a letter in each of its labels, which times and versions have not.
 	hostName = regexp.MustCompile(`^(?:[0-9-]*[A-Za-z][A-Za-z0-9-]*)(?:\.[0-9-]*[A-Za-z][A-Za-z0-9-]*)*$`)
 	port     = regexp.MustCompile(`^\d{2,5}$`)
@@ -49,8 +50,16 @@ func publicText(err error) string {
 	case errors.As(err, &server):
 		text = quotedHost.ReplaceAllString(text, "${1}'...'")
 		text = certainAddress.ReplaceAllString(text, "...")
+		text = ipv6.ReplaceAllStringFunc(text, func(w string) string {
+			for _, a := range []string{w, strings.TrimSuffix(w, ":"), strings.TrimPrefix(w, ":")} { // a colon may be a sentence's
+				if _, err := netip.ParseAddr(a); err == nil && a != "::" {
+					return strings.Replace(w, a, "...", 1)
+				}
+			}
+			return w
+		})
 		return word.ReplaceAllStringFunc(text, func(w string) string {
-			if isAddress(w) {
+			if namesHost(w) {
 				return "..."
 			}
 			return w
@@ -67,21 +76,20 @@ func publicText(err error) string {
 	return address.ReplaceAllString(text, "...")
 }
 
-// isAddress reports whether a word of a server, or of a proxy before it, is an
-// address. Such words are also times, versions, parts of statements and names of
-// tables, so that a name is an address only with three labels or with a port; a
+// namesHost reports whether a word of a server, or of a proxy before it, names a
+// host. Such words are also times, versions, parts of statements and names of
+// tables, so that a name is a host's only with three labels or with a port; a
 // port after a name without a dot has at least four digits.
-func isAddress(word string) bool {
-	if _, err := netip.ParseAddr(word); err == nil {
-		return word != "::"
-	}
+func namesHost(word string) bool {
 	parts := strings.Split(word, ":")
-	if slices.ContainsFunc(parts, func(s string) bool { return strings.Count(s, ".") >= 2 && hostName.MatchString(s) }) {
-		return true
-	}
-	for i, s := range parts[1:] {
-		host := parts[i]
-		if port.MatchString(s) && hostName.MatchString(host) && (len(s) >= 4 || strings.Contains(host, ".")) {
+	for i, s := range parts {
+		if strings.Count(s, ".") >= 2 && hostName.MatchString(s) {
+			return true
+		}
+		if i == 0 || !port.MatchString(s) || !hostName.MatchString(parts[i-1]) {
+			continue
+		}
+		if len(s) >= 4 || strings.Contains(parts[i-1], ".") {
 			return true
 		}
 	}

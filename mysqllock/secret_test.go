@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/klog/v2"
 	"k8s.io/klog/v2/ktesting"
+	"pgregory.net/rapid"
 
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
@@ -297,4 +299,39 @@ func TestAServersWordsAreShownWithoutAddresses(t *testing.T) {
 			t.Errorf("%v, want %s", err, want)
 		}
 	}
+}
+
+func TestNoAddressInAServersWordsIsShown(t *testing.T) {
+	label := rapid.StringMatching(`[a-z][a-z0-9]{0,5}(-[a-z0-9]{1,5})?`)
+	port := rapid.Map(rapid.IntRange(1000, 65535), strconv.Itoa)
+	bytesOf := func(n int) *rapid.Generator[[]byte] { return rapid.SliceOfN(rapid.Byte(), n, n) }
+	ipv4 := rapid.Map(bytesOf(4), func(b []byte) string { return net.IP(b).String() })
+	ipv6 := rapid.Map(bytesOf(16), func(b []byte) string {
+		for i := range b { // with runs of zeros, which have a spelling of their own
+			b[i] *= b[i/6*6] & 1
+		}
+		b[0] = 0x20
+		return net.IP(b).String()
+	})
+	host := rapid.Custom(func(t *rapid.T) string {
+		return strings.Join(rapid.SliceOfN(label, 3, 5).Draw(t, "labels"), ".")
+	})
+	between := []string{" ", "'", `"`, "(", ")", "[", "]", "=", "/", "//", ",", ". ", ";", ": ", " at ", "@"}
+	rapid.Check(t, func(t *rapid.T) {
+		secret := rapid.OneOf(ipv4, ipv6, host, label).Draw(t, "address")
+		shown := secret
+		if rapid.Bool().Draw(t, "has a port") || !strings.ContainsAny(secret, ".:") {
+			if strings.Contains(secret, ":") {
+				shown = "[" + secret + "]"
+			}
+			shown += ":" + port.Draw(t, "port")
+		}
+		if !strings.ContainsAny(secret, ".:") {
+			secret = shown // any word, but for its port
+		}
+		words := "no backend" + rapid.SampledFrom(between).Draw(t, "before") + shown + rapid.SampledFrom(between).Draw(t, "after") + "is up"
+		if text := mysqllock.PublicText(&mysql.MySQLError{Number: 1105, Message: words}); strings.Contains(text, secret) {
+			t.Errorf("%q is shown as %q", words, text)
+		}
+	})
 }
