@@ -62,9 +62,9 @@
 // to do; errors.As reaches the *mysql.MySQLError beneath. No error, log line or
 // event shows a password, a DSN or the database's host.
 //
-// A timeout means that the outcome is unknown: the server may still apply the
-// statement. As it is a compare-and-swap it can't overwrite a later write, and
-// the next Get recognises a row that this Lock wrote itself. A takeover whose
+// A write that was sent and had no answer has an unknown outcome, and its error
+// says so: the server may still apply the statement. As it is a compare-and-swap
+// it can't overwrite a later write, and the next Get recognises a row that this Lock wrote itself. A takeover whose
 // reply was lost is done once more, for a token that is known.
 //
 // # Which server

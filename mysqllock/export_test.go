@@ -70,3 +70,6 @@ func (l *Lock) ElectorTimings() (renewDeadline, retryPeriod time.Duration) {
 	t := l.elector.timings(l.lease)
 	return t.renewDeadline, t.retry
 }
+
+// PublicText is what is shown of an error.
+var PublicText = publicText

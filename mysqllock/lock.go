@@ -16,10 +16,8 @@ import (
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/klog/v2"
 )
@@ -119,9 +117,10 @@ const (
 
 	// sameVersion and sameUID compare with what was observed, which is whatever
 	// somebody put in the row: a NULL counts for what it was read as, and the uid
-	// are bytes that no character set can change.
+	// are bytes that no character set can change, compared as such: the parameter
+	// may have another collation than the session.
 	sameVersion = `COALESCE(r.version, 0) = ?`
-	sameUID     = `COALESCE(HEX(r.leader_uid), LEFT('-', 0)) = ` + textParameter
+	sameUID     = `COALESCE(HEX(r.leader_uid), LEFT('-', 0)) = CAST(` + textParameter + ` AS BINARY)`
 
 	// serverClock is whether the answering server wrote the row, and how many
 	// microseconds ago; noServerClock is what takes its place without the option.
@@ -330,7 +329,8 @@ var _ resourcelock.Interface = (*Lock)(nil)
 // Keep it open until the elector has returned, or it can't release its lease.
 //
 // The election's name and the identity must have 1 to 255 characters of valid
-// UTF-8, without control characters and without a space at either end.
+// UTF-8, without control characters and without a space at either end. With an
+// EventRecorder, see WithEventTarget for the namespace that events are in.
 func New(db *sql.DB, election string, config resourcelock.ResourceLockConfig, opts ...Option) (*Lock, error) {
 	fail := func(err error) (*Lock, error) { return nil, &opError{op: "new", election: election, cause: err} }
 	if db == nil {
@@ -373,30 +373,6 @@ func (l *Lock) Identity() string { return l.config.Identity }
 
 // Describe returns "election_records/<election>", for logs.
 func (l *Lock) Describe() string { return "election_records/" + l.election }
-
-// RecordEvent records an event of the elector ("became leader", "stopped
-// leading") if the ResourceLockConfig has an EventRecorder.
-func (l *Lock) RecordEvent(event string) {
-	l.seeEvent(event)
-	if event == "stopped leading" {
-		l.endTerm()
-	}
-	if l.config.EventRecorder == nil {
-		return
-	}
-	l.config.EventRecorder.Eventf(l.eventTarget(), corev1.EventTypeNormal, "LeaderElection", "%s %s", l.config.Identity, event)
-}
-
-func (l *Lock) eventTarget() runtime.Object {
-	if l.options.eventTarget != nil {
-		return l.options.eventTarget
-	}
-	target := &corev1.ObjectReference{APIVersion: "mysqllock/v1", Kind: "Election", Name: l.election}
-	if namespace, name, ok := strings.Cut(l.election, "/"); ok && namespace != "" && name != "" {
-		target.Namespace, target.Name = namespace, name
-	}
-	return target
-}
 
 // Get reads the election's record. The bytes are the record's JSON with the
 // row's version: every renewal changes them, also two within one second, and
@@ -522,8 +498,8 @@ func (l *Lock) insert(o *operation, record resourcelock.LeaderElectionRecord) (*
 // renewal while this Lock holds a term, a takeover that begins a term
 // otherwise, a release if the record has no holder.
 //
-// A timeout means that the outcome is unknown: the server may still apply the
-// statement. That is harmless, as it is a compare-and-swap, and a later Get
+// The outcome of a write that had no answer is unknown: the server may still apply
+// the statement. That is harmless, as it is a compare-and-swap, and a later Get
 // recognises a row that this Lock wrote itself.
 //
 // Errors: apierrors.IsConflict if the row is not as last seen (with
@@ -785,7 +761,7 @@ func (l *Lock) changed(o *operation, old *row, record resourcelock.LeaderElectio
 // be trusted: then it is as good as a reply that was lost.
 func (l *Lock) succeed(o *operation, next *row, token int64) error {
 	if err := o.late(); err != nil {
-		return err
+		return unanswered(err)
 	}
 	l.observe(next)
 	l.mu.Lock()

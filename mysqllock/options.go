@@ -114,19 +114,6 @@ func WithDatabase(name string) Option {
 	}
 }
 
-// WithEventTarget names the object that events are recorded on, in operators
-// usually the process's own Pod. Default: a reference made from the election's
-// name, "namespace/name" or "name".
-func WithEventTarget(obj runtime.Object) Option {
-	return func(o *options) error {
-		if obj == nil {
-			return errors.New("WithEventTarget: the object is nil")
-		}
-		o.eventTarget = obj
-		return nil
-	}
-}
-
 // maxNameLength is the width of the name columns, in characters.
 const maxNameLength = 255
 

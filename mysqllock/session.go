@@ -81,9 +81,9 @@ func isUnfit(err error) bool {
 	}
 	switch number(err) {
 	case errOptionPreventsWrite, errReadOnlyTransaction, errReadOnlyMode, // read-only
-		errUnknownCommand, errServerShutdown, errOfflineMode, // not in its cluster, or on its way out
-		errTableNotLockedForWrite, errTableNotLocked, errReadLock, // LOCK TABLES, FLUSH TABLES WITH READ LOCK
-		errXATransaction,
+		errUnknownCommand, errShutdown, errOffline, // not in its cluster, or on its way out
+		errTableReadLocked, errTableNotLocked, errReadLocked, // LOCK TABLES, FLUSH TABLES WITH READ LOCK
+		errXA,
 		errConnectionKilled, errSessionKilled, errIdleDisconnect:
 		return true
 	}
@@ -174,9 +174,12 @@ func (s *session) write(ctx context.Context, statement string, args ...any) (int
 	if err := s.endTransaction(ctx); err != nil {
 		return 0, err
 	}
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
 	result, err := s.conn.ExecContext(ctx, statement, args...)
 	if err != nil {
-		return 0, err
+		return 0, unanswered(err)
 	}
 	return result.RowsAffected()
 }
@@ -250,5 +253,8 @@ func (l *Lock) reportUnfit(ctx context.Context, why error) {
 		l.unfit = map[string]bool{}
 	}
 	l.unfit[kind] = true
-	klog.FromContext(ctx).Info("Closed a session of the pool that is unfit for elections", "lock", l.Describe(), "reason", text, "remedy", advice("update", why, nil))
+	if remedy := remedy("update", why, nil); remedy != "" {
+		text += "; " + remedy
+	}
+	klog.FromContext(ctx).Info("Closed a session of the pool that is unfit for elections", "lock", l.Describe(), "reason", text)
 }
