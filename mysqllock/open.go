@@ -23,13 +23,16 @@ import (
 const (
 	maxOpenConns = 10
 	// maxIdleConns is more than the default of 2, so that several elections
-	// don't make a connection for each renewal. Idle connections have no age
-	// limit: one shorter than the retry period would do just that.
+	// don't make a connection for each renewal.
 	maxIdleConns = 4
 	// connMaxLifetime lets the pool follow a DNS name, a load balancer or a
-	// proxy to another server, and is shorter than the time for which most
-	// firewalls remember a silent connection.
+	// proxy to another server. It is the limit for idle connections, too: they are
+	// closed without a successor, as most firewalls forget a connection that was
+	// silent for longer, and no retry period comes near to it.
 	connMaxLifetime = 3 * time.Minute
+	// successorPause is between attempts to replace an old connection, so that
+	// they don't add to the server's shortage of connections.
+	successorPause = 10 * time.Second
 	// connectTimeout is for a config without a Timeout.
 	connectTimeout = 5 * time.Second
 )
@@ -66,7 +69,11 @@ const lockWait = "1"
 //     connection, so that the pool finds the new primary after a failover.
 //   - CheckConnLiveness: a connection that died while idle is replaced, not
 //     reported.
-//   - At most 10 connections, 4 of them idle, none older than 3 minutes.
+//   - At most 10 connections, 4 of them idle. One that is older than 3 minutes is
+//     replaced when it is next used, by one that was opened before: so the pool
+//     follows a host name to another server, and loses no connection while the
+//     server has none left to give (max_connections). Meanwhile there is one more
+//     connection. One that nobody has used for 3 minutes is closed.
 //
 // These hold unless the config says otherwise:
 //
@@ -92,11 +99,16 @@ func Open(config *mysql.Config) (*sql.DB, error) {
 	if err != nil {
 		return nil, &opError{op: "open", cause: err, advice: "correct the config's Net, Addr, TLSConfig or ServerPubKey"}
 	}
-	db := sql.OpenDB(&connector{config: config})
+	return newPool(config, connMaxLifetime, successorPause), nil
+}
+
+// newPool makes the pool of Open from a config that is hardened.
+func newPool(config *mysql.Config, lifetime, pause time.Duration) *sql.DB {
+	db := sql.OpenDB(newConnector(config, lifetime, pause))
 	db.SetMaxOpenConns(maxOpenConns)
 	db.SetMaxIdleConns(maxIdleConns)
-	db.SetConnMaxLifetime(connMaxLifetime)
-	return db, nil
+	db.SetConnMaxIdleTime(lifetime)
+	return db
 }
 
 // harden returns a copy of config with what Open promises.
@@ -152,19 +164,39 @@ func sessionVariable(name string) string {
 	return scope.ReplaceAllString(name, "")
 }
 
-// connector makes connections in a bounded time.
+// connector makes connections in a bounded time, and replaces them when they are old.
 type connector struct {
-	config    *mysql.Config
-	preparing atomic.Int32 // untried, works or fails
+	config     *mysql.Config
+	preparing  atomic.Int32 // untried, works or fails
+	successors *successors
 }
 
-// Connect bounds the handshake, the login and the SET statements as well:
+func newConnector(config *mysql.Config, lifetime, pause time.Duration) *connector {
+	c := &connector{config: config}
+	c.successors = newSuccessors(lifetime, pause, func(ctx context.Context) (*preparedConn, error) {
+		conn, err := c.open(ctx)
+		next, _ := conn.(*preparedConn) // as the connection that needs it
+		return next, err
+	})
+	return c
+}
+
+// Connect takes the connection that was opened for an old one's successor, if
+// there is one: the server may have no other.
+func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
+	if next := c.successors.take(); next != nil {
+		return next, nil
+	}
+	return c.open(ctx)
+}
+
+// open bounds the handshake, the login and the SET statements as well:
 // database/sql's own attempts, when others wait for the pool, have no deadline.
 //
 // The driver's connector is made anew, as it copies the config: after one server
 // without TLS, the driver with AllowFallbackToPlaintext drops TLS from the
 // config for all connections to come, without a lock.
-func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
+func (c *connector) open(ctx context.Context) (driver.Conn, error) {
 	once, err := mysql.NewConnector(c.config)
 	if err != nil {
 		return nil, err
@@ -176,9 +208,15 @@ func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 		return nil, fmt.Errorf("no connection to the server within %v: %w", c.config.Timeout, bounded.Err())
 	}
 	if whole, ok := conn.(driverConn); ok {
-		conn = &preparedConn{driverConn: whole, pool: &c.preparing}
+		conn = &preparedConn{driverConn: whole, pool: &c.preparing, opened: time.Now(), successors: c.successors}
 	}
 	return conn, err
+}
+
+// Close is called by the Close of the pool.
+func (c *connector) Close() error {
+	c.successors.close()
+	return nil
 }
 
 func (c *connector) Driver() driver.Driver { return &mysql.MySQLDriver{} }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // maxPrepared bounds what one connection keeps prepared: a server allows 16,382
@@ -51,6 +52,9 @@ type preparedConn struct {
 	pool *atomic.Int32         // what preparing does for all of the pool: see below
 	kept map[string]driverStmt // by their text
 	text bool                  // nothing is prepared any more
+
+	opened     time.Time
+	successors *successors
 }
 
 const (
@@ -60,6 +64,17 @@ const (
 	// nothing, with whatever it doesn't know.
 	fails
 )
+
+// ResetSession is called when c is taken from the pool. If c is old and its
+// successor is open, c becomes it: to database/sql it is the same connection, so
+// that nothing has to be tried again.
+func (c *preparedConn) ResetSession(ctx context.Context) error {
+	if next := c.successors.of(c.opened); next != nil {
+		_ = c.Close()
+		*c = *next
+	}
+	return c.driverConn.ResetSession(ctx)
+}
 
 func (c *preparedConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
 	return send(ctx, c, query,
