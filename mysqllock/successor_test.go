@@ -422,23 +422,47 @@ func TestAnIdleConnectionIsClosedWithoutASuccessor(t *testing.T) {
 
 func TestWhatIsPreparedGoesOnWorkingInASuccessor(t *testing.T) {
 	_, config := newTables(t)
-	db := openAgeing(t, config, 100*time.Millisecond, time.Hour)
-	lock := newLock(t, db, "prepared", "leader")
-	takeOver(t, lock)
-	own, err := db.PrepareContext(t.Context(), `SELECT CONNECTION_ID()`)
-	if err != nil {
-		t.Fatal(err)
+	const lifetime = 100 * time.Millisecond
+	const replacements = 4
+	replaced := func(use func() (session int64)) {
+		t.Helper()
+		sessions := map[int64]bool{}
+		eventually(t, 20*time.Second, "the session was replaced several times", func() bool {
+			sessions[use()] = true
+			return len(sessions) > replacements
+		})
 	}
-	defer own.Close()
-	sessions := map[int64]bool{}
-	eventually(t, 20*time.Second, "the session was replaced several times", func() bool {
-		mustSucceed(t, "Get", get(t.Context(), lock))
-		mustSucceed(t, "Update", update(t.Context(), lock, record("leader")))
-		var id int64
-		if err := own.QueryRowContext(t.Context()).Scan(&id); err != nil {
+	t.Run("by the lock", func(t *testing.T) {
+		way := &path{to: newProxy(t, config.Addr)}
+		db := openAgeing(t, way.config(config), lifetime, time.Hour)
+		lock := newLock(t, db, "prepared", "leader")
+		began := time.Now()
+		takeOver(t, lock)
+		replaced(func() int64 {
+			mustSucceed(t, "Get", get(t.Context(), lock))
+			mustSucceed(t, "Update", update(t.Context(), lock, record("leader")))
+			return sessionID(t, db)
+		})
+		if took := time.Since(began); took < replacements*lifetime {
+			t.Errorf("%d replacements within %v", replacements, took)
+		}
+		// A connection with a statement that is not its own would be replaced once more.
+		if n := len(way.tried()); n > replacements+2 {
+			t.Errorf("%d connections for %d replacements", n, replacements)
+		}
+	})
+	t.Run("by the user", func(t *testing.T) {
+		db := openAgeing(t, config, lifetime, time.Hour)
+		own, err := db.PrepareContext(t.Context(), `SELECT CONNECTION_ID()`)
+		if err != nil {
 			t.Fatal(err)
 		}
-		sessions[id] = true
-		return len(sessions) > 4
+		defer own.Close()
+		replaced(func() (id int64) {
+			if err := own.QueryRowContext(t.Context()).Scan(&id); err != nil {
+				t.Fatal(err)
+			}
+			return id
+		})
 	})
 }
