@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/go-sql-driver/mysql"
 )
 
 // RecordsTable and FencesTable are what Migrate takes for current, in the form
@@ -73,3 +75,13 @@ func (l *Lock) ElectorTimings() (renewDeadline, retryPeriod time.Duration) {
 
 // PublicText is what is shown of an error.
 var PublicText = publicText
+
+// OpenWithLifetime is Open with another lifetime for connections, and another pause between attempts
+// to replace them.
+func OpenWithLifetime(config *mysql.Config, lifetime, pause time.Duration) (*sql.DB, error) {
+	config, err := harden(config)
+	if err != nil {
+		return nil, err
+	}
+	return newPool(config, lifetime, pause), nil
+}
