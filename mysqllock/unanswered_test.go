@@ -34,6 +34,9 @@ func TestOnlyAWriteThatWasSentHasAnUnknownOutcome(t *testing.T) {
 			if err := get(t.Context(), another)(); !apierrors.IsNotFound(err) {
 				t.Fatal(err)
 			}
+			// A pool of one's own on MySQL: the statement that ends what others may have left open comes first, and so the
+			// write is not sent.
+			endsTransactions := name != "Open" && !server.MariaDB()
 			calls := []struct {
 				name   string
 				call   func() error
@@ -66,7 +69,7 @@ func TestOnlyAWriteThatWasSentHasAnUnknownOutcome(t *testing.T) {
 			for _, c := range calls {
 				mustSucceed(t, "connecting anew", func() error { return db.PingContext(t.Context()) })
 				network.swallowReplies()
-				if err := c.call(); !errors.Is(err, context.DeadlineExceeded) || strings.Contains(err.Error(), unknown) != c.writes {
+				if err := c.call(); !errors.Is(err, context.DeadlineExceeded) || strings.Contains(err.Error(), unknown) != (c.writes && !endsTransactions) {
 					t.Errorf("%s without an answer: %v", c.name, err)
 				}
 				network.cut()
