@@ -6,7 +6,8 @@ import (
 
 	"github.com/go-sql-driver/mysql"
 
-	"github.com/mysqllock/go-leaderelection-mysql/internal/wire"
+	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqllocktest"
+	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
 
 // operationCosts is what each operation costs through a pool of Open, and how
@@ -17,25 +18,25 @@ import (
 // dearer needs a reason.
 var operationCosts = []struct {
 	operation  string
-	open       wire.Cost
+	open       mysqltest.Cost
 	fromMySQL  int // bytes received, if more: a MariaDB describes a prepared statement's columns once
 	roundTrips int // through a user's own pool
 	// writes is whether MySQL is sent a ROLLBACK before, in a user's own pool:
 	// others may have left a transaction open there, which MySQL doesn't tell.
 	writes bool
 }{
-	{"first poll of a connection", wire.Cost{Statements: 2, RoundTrips: 3, Sent: 910, Received: 1272}, 2192, 3, false},
-	{"poll before there is a row", wire.Cost{Statements: 2, RoundTrips: 2, Sent: 309, Received: 364}, 1285, 3, false},
-	{"create", wire.Cost{Statements: 4, RoundTrips: 4, Sent: 2380, Received: 361}, 0, 8, true},
-	{"poll", wire.Cost{Statements: 1, RoundTrips: 1, Sent: 44, Received: 141}, 1005, 2, false},
-	{"first renewal of a connection", wire.Cost{Statements: 1, RoundTrips: 2, Sent: 863, Received: 431}, 0, 2, true},
-	{"renewal", wire.Cost{Statements: 1, RoundTrips: 1, Sent: 282, Received: 57}, 0, 2, true},
-	{"release", wire.Cost{Statements: 1, RoundTrips: 1, Sent: 909, Received: 57}, 0, 2, true},
-	{"takeover", wire.Cost{Statements: 2, RoundTrips: 2, Sent: 1588, Received: 267}, 0, 4, true},
-	{"lost renewal", wire.Cost{Statements: 2, RoundTrips: 2, Sent: 315, Received: 198}, 1063, 4, true},
-	{"first guard of a term", wire.Cost{Statements: 2, RoundTrips: 2, Sent: 324, Received: 579}, 0, 3, false},
-	{"guard", wire.Cost{Statements: 1, RoundTrips: 1, Sent: 229, Received: 320}, 0, 2, false},
-	{"Transact of nothing", wire.Cost{Statements: 10, RoundTrips: 10, Sent: 509, Received: 543}, 0, 11, false},
+	{"first poll of a connection", mysqltest.Cost{Statements: 2, RoundTrips: 3, Sent: 910, Received: 1272}, 2192, 3, false},
+	{"poll before there is a row", mysqltest.Cost{Statements: 2, RoundTrips: 2, Sent: 309, Received: 364}, 1285, 3, false},
+	{"create", mysqltest.Cost{Statements: 4, RoundTrips: 4, Sent: 2380, Received: 361}, 0, 8, true},
+	{"poll", mysqltest.Cost{Statements: 1, RoundTrips: 1, Sent: 44, Received: 141}, 1005, 2, false},
+	{"first renewal of a connection", mysqltest.Cost{Statements: 1, RoundTrips: 2, Sent: 863, Received: 431}, 0, 2, true},
+	{"renewal", mysqltest.Cost{Statements: 1, RoundTrips: 1, Sent: 282, Received: 57}, 0, 2, true},
+	{"release", mysqltest.Cost{Statements: 1, RoundTrips: 1, Sent: 909, Received: 57}, 0, 2, true},
+	{"takeover", mysqltest.Cost{Statements: 2, RoundTrips: 2, Sent: 1588, Received: 267}, 0, 4, true},
+	{"lost renewal", mysqltest.Cost{Statements: 2, RoundTrips: 2, Sent: 315, Received: 198}, 1063, 4, true},
+	{"first guard of a term", mysqltest.Cost{Statements: 2, RoundTrips: 2, Sent: 324, Received: 579}, 0, 3, false},
+	{"guard", mysqltest.Cost{Statements: 1, RoundTrips: 1, Sent: 229, Received: 320}, 0, 2, false},
+	{"Transact of nothing", mysqltest.Cost{Statements: 10, RoundTrips: 10, Sent: 509, Received: 543}, 0, 11, false},
 }
 
 func TestEachOperationSendsTheStatementsThatItNeedsAndNoOther(t *testing.T) {
@@ -56,9 +57,9 @@ func TestEachOperationSendsTheStatementsThatItNeedsAndNoOther(t *testing.T) {
 	} {
 		t.Run(pool.name, func(t *testing.T) {
 			_, config := newTables(t)
-			var meter wire.Meter
+			var meter mysqltest.Meter
 			config.DialFunc = meter.Dial
-			operations, err := wire.Measure(t.Context(), pool.open(t, config), &meter)
+			operations, err := mysqllocktest.Measure(t.Context(), pool.open(t, config), &meter)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -102,8 +103,10 @@ func TestEachOperationSendsTheStatementsThatItNeedsAndNoOther(t *testing.T) {
 func TestRenewalsAndPollsAllocateLittle(t *testing.T) {
 	ctx := t.Context()
 	db, _ := newTables(t)
-	leader, follower := newLock(t, db, wire.Election, wire.Candidate), newLock(t, db, wire.Election, wire.Follower)
-	if err := leader.Create(ctx, wire.Record(wire.Candidate)); err != nil {
+	// Names as long as those in use.
+	const election, candidate = "default/my-controller", "candidate-a_0123456789abcdef"
+	leader, follower := newLock(t, db, election, candidate), newLock(t, db, election, "candidate-b_0123456789abcdef")
+	if err := leader.Create(ctx, record(candidate)); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
@@ -112,7 +115,7 @@ func TestRenewalsAndPollsAllocateLittle(t *testing.T) {
 		f         func() error
 	}{
 		{"poll", 55, func() error { _, _, err := follower.Get(ctx); return err }},
-		{"renewal", 36, func() error { return leader.Update(ctx, wire.Record(wire.Candidate)) }},
+		{"renewal", 36, func() error { return leader.Update(ctx, record(candidate)) }},
 	} {
 		var failed error
 		allocations := testing.AllocsPerRun(100, func() {

@@ -25,12 +25,13 @@ import (
 	"k8s.io/klog/v2/ktesting"
 
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
+	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqllocktest"
 )
 
 // This file shows what goes wrong with client-go's stock elector on a lock that
-// does no more than LeaseLock does (see referenceLock), and that it does not
-// with a Lock. The networks fail by means of a proxy, the rest is real. What is
-// measured is for how long two candidates led at once, as they believed
+// does no more than LeaseLock does (see mysqllocktest.ReferenceLock), and that it
+// does not with a Lock. The networks fail by means of a proxy, the rest is real.
+// What is measured is for how long two candidates led at once, as they believed
 // themselves: from OnStartedLeading to OnStoppedLeading.
 
 // pace is the timings of an elector.
@@ -231,7 +232,7 @@ func (c *contest) end() {
 func (c *contest) lock(db *sql.DB, identity string, opts ...mysqllock.Option) *watched {
 	c.Helper()
 	if !c.ours {
-		return &watched{Interface: newReferenceLock(db, c.election, identity, c.pace.renewDeadline)}
+		return &watched{Interface: mysqllocktest.NewReferenceLock(db, c.election, identity, c.pace.renewDeadline)}
 	}
 	if len(opts) == 0 {
 		opts = []mysqllock.Option{c.pace.option()}
@@ -690,7 +691,7 @@ func TestHazardsOfTheStockElector(t *testing.T) {
 // long as LeaseLock allows. From then on the leader is cut off. It trusts its
 // lease from the reply on, the followers count from the renewal on.
 func lateSuccess(c *contest) hazardResult {
-	return late(c, referenceTimeout(c.pace.renewDeadline)*8/10)
+	return late(c, mysqllocktest.ReferenceTimeout(c.pace.renewDeadline)*8/10)
 }
 
 // late is such a contest with replies that take that long.
@@ -714,7 +715,7 @@ func succession(c *contest, leader *contender, followers []*contender) hazardRes
 // The same, but nothing ends the wait for the reply: then only the clock tells
 // the lock that the success is too late.
 func lateSuccessInAPause(c *contest) hazardResult {
-	network := newStubborn(c, referenceTimeout(c.pace.renewDeadline)*8/10, isRenewal)
+	network := newStubborn(c, mysqllocktest.ReferenceTimeout(c.pace.renewDeadline)*8/10, isRenewal)
 	pool := open(c, network.config(c.config))
 	pool.SetMaxOpenConns(1)
 	leader := c.run(c.lock(pool, "leader"))
@@ -727,7 +728,7 @@ func lateSuccessInAPause(c *contest) hazardResult {
 // Both at once: the reply is as late as a Lock allows, and the elector has
 // another operation to spend on its release.
 func lateSuccessAndRelease(c *contest) hazardResult {
-	timeout := referenceTimeout(c.pace.renewDeadline)
+	timeout := mysqllocktest.ReferenceTimeout(c.pace.renewDeadline)
 	if c.ours {
 		timeout = c.pace.operationTimeout()
 	}
@@ -769,7 +770,7 @@ func releaseWhenCancelled(c *contest) hazardResult {
 // to spend beyond its deadline, not two. Lost packets stay lost here, as a
 // renewal that arrives late would be one.
 func releaseInTwoSteps(c *contest) hazardResult {
-	delay := referenceTimeout(c.pace.renewDeadline) * 8 / 10
+	delay := mysqllocktest.ReferenceTimeout(c.pace.renewDeadline) * 8 / 10
 	if c.ours {
 		delay = c.pace.operationTimeout() * 8 / 10
 	}

@@ -14,8 +14,8 @@ import (
 
 	"github.com/go-sql-driver/mysql"
 
-	"github.com/mysqllock/go-leaderelection-mysql/internal/wire"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
+	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
 
 // Commands of the protocol.
@@ -214,7 +214,7 @@ func TestTextsAreSentWhereTheServerPreparesNoMore(t *testing.T) {
 	mustSucceed(t, "Migrate", func() error { return mysqllock.Migrate(t.Context(), admin) })
 	exec(t, admin, `SET GLOBAL max_prepared_stmt_count = 0`)
 
-	var meter wire.Meter
+	var meter mysqltest.Meter
 	measured := config.Clone()
 	measured.DialFunc = meter.Dial
 	db := openOnlyOne(t, measured)
@@ -369,7 +369,7 @@ func blockTable(t *testing.T, admin *sql.DB) (release func()) {
 func TestAStatementThatWaitedForALockIsNotSentAgain(t *testing.T) {
 	admin, config := newTables(t)
 	for when, prepared := range map[string]bool{"while it is prepared": false, "after it was prepared": true} {
-		var meter wire.Meter
+		var meter mysqltest.Meter
 		measured := config.Clone()
 		measured.DialFunc = meter.Dial
 		db := openOnlyOne(t, measured)

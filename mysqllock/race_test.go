@@ -229,7 +229,7 @@ func TestCreatesAndTakeoversOfANewElectionHaveOneWinner(t *testing.T) {
 				case found.HolderIdentity == "":
 					return locks[i].Update(ctx, record(locks[i].Identity()))
 				default:
-					return apierrors.NewConflict(leases, election, errors.New("held already"))
+					return apierrors.NewConflict(leaseGroup, election, errors.New("held already"))
 				}
 			}
 		}) {

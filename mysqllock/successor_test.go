@@ -36,7 +36,7 @@ func openAgeing(t testing.TB, config *mysql.Config, lifetime, pause time.Duratio
 // path is how a pool's new connections get to a server: through a proxy, or not at all.
 type path struct {
 	mu       sync.Mutex
-	to       *proxy      // nil: every attempt fails
+	to       string      // address; "": every attempt fails
 	attempts []time.Time // when each ended
 	overlaps int         // attempts that began while another one was under way
 	underWay int
@@ -44,7 +44,7 @@ type path struct {
 
 var errNoPath = errors.New("nobody listens there")
 
-func (p *path) lead(to *proxy) {
+func (p *path) lead(to string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.to = to
@@ -72,19 +72,12 @@ func (p *path) config(config *mysql.Config) *mysql.Config {
 			p.underWay--
 			p.attempts = append(p.attempts, time.Now())
 		}()
-		if to == nil {
+		if to == "" {
 			return nil, &net.OpError{Op: "dial", Net: network, Addr: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 3306}, Err: errNoPath}
 		}
-		return (&net.Dialer{}).DialContext(ctx, network, to.listener.Addr().String())
+		return (&net.Dialer{}).DialContext(ctx, network, to)
 	}
 	return config
-}
-
-// connected counts the connections through a proxy.
-func (p *proxy) connected() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return len(p.connections)
 }
 
 func sessionID(t testing.TB, q interface {
@@ -101,12 +94,12 @@ func sessionID(t testing.TB, q interface {
 // that proxy.
 func useUntilOffered(t testing.TB, db *sql.DB, through *proxy) {
 	t.Helper()
-	before := through.connected()
+	before := through.Connections()
 	eventually(t, 20*time.Second, "the connection is old, and its successor being opened", func() bool {
-		if through.connected() == before {
+		if through.Connections() == before {
 			sessionID(t, db)
 		}
-		return through.connected() > before
+		return through.Connections() > before
 	})
 	eventually(t, 20*time.Second, "the successor is on offer", offering)
 }
@@ -216,20 +209,20 @@ func isFull(err error) bool {
 
 func TestAPoolFollowsItsServerAndKeepsItsConnectionUntilItCan(t *testing.T) {
 	old, next := newProxy(t, server.Config().Addr), newProxy(t, server.Config().Addr)
-	way := &path{to: old}
+	way := &path{to: old.Addr()}
 	db := openAgeing(t, way.config(newConfig(t)), 50*time.Millisecond, 20*time.Millisecond)
 	sessionID(t, db)
 
-	way.lead(nil)
+	way.lead("")
 	before := len(way.tried())
 	eventually(t, 20*time.Second, "several attempts have failed", func() bool {
 		sessionID(t, db)
 		return len(way.tried()) > before+3
 	})
-	way.lead(next)
+	way.lead(next.Addr())
 	eventually(t, 20*time.Second, "the pool is connected the other way, and not the old one any more", func() bool {
 		sessionID(t, db)
-		return old.connected() == 0 && next.connected() > 0
+		return old.Connections() == 0 && next.Connections() > 0
 	})
 	if stats := db.Stats(); stats.OpenConnections != 1 {
 		t.Errorf("the pool has %d connections", stats.OpenConnections)
@@ -242,7 +235,7 @@ func TestOneSuccessorIsOpenedAtATimeAndNotAgainAtOnceAfterAFailure(t *testing.T)
 	klog.SetLoggerWithOptions(logger, klog.ContextualLogger(true))
 
 	through := newProxy(t, server.Config().Addr)
-	way := &path{to: through}
+	way := &path{to: through.Addr()}
 	const pause = 150 * time.Millisecond
 	db := openAgeing(t, way.config(newConfig(t)), 50*time.Millisecond, pause)
 	var conns []*sql.Conn
@@ -255,7 +248,7 @@ func TestOneSuccessorIsOpenedAtATimeAndNotAgainAtOnceAfterAFailure(t *testing.T)
 		conns = append(conns, conn)
 		first = append(first, sessionID(t, conn))
 	}
-	way.lead(nil)
+	way.lead("")
 	for _, conn := range conns {
 		_ = conn.Close()
 	}
@@ -288,7 +281,7 @@ func TestOneSuccessorIsOpenedAtATimeAndNotAgainAtOnceAfterAFailure(t *testing.T)
 		}
 	}
 
-	way.lead(through)
+	way.lead(through.Addr())
 	eventually(t, 20*time.Second, "all four are replaced", func() bool {
 		return !slices.ContainsFunc(use(), func(id int64) bool { return slices.Contains(first, id) })
 	})
@@ -312,10 +305,10 @@ func TestOneSuccessorIsOpenedAtATimeAndNotAgainAtOnceAfterAFailure(t *testing.T)
 
 func TestASuccessorThatDiedIsNotUsed(t *testing.T) {
 	old, next := newProxy(t, server.Config().Addr), newProxy(t, server.Config().Addr)
-	way := &path{to: old}
+	way := &path{to: old.Addr()}
 	db := openAgeing(t, way.config(newConfig(t)), 2*time.Second, time.Hour)
 	id := sessionID(t, db)
-	way.lead(next)
+	way.lead(next.Addr())
 	useUntilOffered(t, db, next)
 	next.cut()
 	if now := sessionID(t, db); now != id {
@@ -326,7 +319,7 @@ func TestASuccessorThatDiedIsNotUsed(t *testing.T) {
 
 func TestANewConnectionIsTheSuccessorThatIsOpen(t *testing.T) {
 	through := newProxy(t, server.Config().Addr)
-	way := &path{to: through}
+	way := &path{to: through.Addr()}
 	const lifetime = 3 * time.Second
 	db := openAgeing(t, way.config(newConfig(t)), lifetime, time.Hour)
 	sessionID(t, db)
@@ -338,9 +331,9 @@ func TestANewConnectionIsTheSuccessorThatIsOpen(t *testing.T) {
 	}
 	defer held.Close()
 	eventually(t, 20*time.Second, "the successor is on offer", offering)
-	way.lead(nil)
+	way.lead("")
 	sessionID(t, db)
-	if open, connected := db.Stats().OpenConnections, through.connected(); open != 2 || connected != 2 {
+	if open, connected := db.Stats().OpenConnections, through.Connections(); open != 2 || connected != 2 {
 		t.Errorf("the pool has %d connections, and the server %d of them", open, connected)
 	}
 }
@@ -366,7 +359,7 @@ func TestASuccessorThatNobodyTakesIsClosed(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			admin := open(t, config)
 			through := newProxy(t, config.Addr)
-			db := openAgeing(t, (&path{to: through}).config(account), time.Second, time.Hour)
+			db := openAgeing(t, (&path{to: through.Addr()}).config(account), time.Second, time.Hour)
 			sessionID(t, db)
 			useUntilOffered(t, db, through)
 			test.end(t, db)
@@ -379,7 +372,7 @@ func TestASuccessorThatNobodyTakesIsClosed(t *testing.T) {
 
 func TestAPoolIsClosedWhileASuccessorIsBeingOpened(t *testing.T) {
 	through := newProxy(t, server.Config().Addr)
-	way := &path{to: through}
+	way := &path{to: through.Addr()}
 	db := openAgeing(t, way.config(newConfig(t)), 20*time.Millisecond, time.Hour)
 	sessionID(t, db)
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
@@ -387,7 +380,7 @@ func TestAPoolIsClosedWhileASuccessorIsBeingOpened(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer silent.Close()
-	way.lead(&proxy{listener: silent})
+	way.lead(silent.Addr().String())
 	before := len(way.tried())
 	eventually(t, 20*time.Second, "an attempt waits for the server's greeting", func() bool {
 		sessionID(t, db)
@@ -433,7 +426,7 @@ func TestWhatIsPreparedGoesOnWorkingInASuccessor(t *testing.T) {
 		})
 	}
 	t.Run("by the lock", func(t *testing.T) {
-		way := &path{to: newProxy(t, config.Addr)}
+		way := &path{to: newProxy(t, config.Addr).Addr()}
 		db := openAgeing(t, way.config(config), lifetime, time.Hour)
 		lock := newLock(t, db, "prepared", "leader")
 		began := time.Now()

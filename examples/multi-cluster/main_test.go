@@ -5,6 +5,7 @@ import (
 
 	"github.com/mysqllock/go-leaderelection-mysql/examples/internal/apiserver"
 	"github.com/mysqllock/go-leaderelection-mysql/examples/internal/exampletest"
+	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
 
 func TestMain(m *testing.M) { exampletest.Main(m, main) }
@@ -12,7 +13,7 @@ func TestMain(m *testing.M) { exampletest.Main(m, main) }
 type cluster struct {
 	*exampletest.Process
 	api      *apiserver.Server
-	database *exampletest.Proxy
+	database *mysqltest.Proxy
 }
 
 func TestTheOtherClusterTakesOver(t *testing.T) {
@@ -22,18 +23,22 @@ func TestTheOtherClusterTakesOver(t *testing.T) {
 		message string
 	}{
 		{"the API server is gone", func(c cluster) { c.api.CloseClientConnections(); c.api.Close() }, "has not answered for"},
-		{"MySQL is gone", func(c cluster) { c.database.Cut() }, "leader election lost"},
-		{"all is gone", func(c cluster) { c.api.CloseClientConnections(); c.api.Close(); c.database.Cut() }, "multi-cluster: "},
+		{"MySQL is gone", func(c cluster) { c.database.Set(mysqltest.Network{Refuse: true}) }, "leader election lost"},
+		{"all is gone", func(c cluster) {
+			c.api.CloseClientConnections()
+			c.api.Close()
+			c.database.Set(mysqltest.Network{Refuse: true})
+		}, "multi-cluster: "},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			db := exampletest.NewDatabase(t)
 			leaders := exampletest.NewLeaders(t, "Starting workers", "All workers finished")
 			start := func(name string) cluster {
-				c := cluster{api: apiserver.New(t), database: exampletest.NewProxy(t, db.Config.Addr)}
+				proxy, env := db.Behind(t)
+				c := cluster{api: apiserver.New(t), database: proxy}
 				c.api.Put("/api/v1/namespaces/default/configmaps/settings", apiserver.Object{})
-				host, port := c.database.HostPort(t)
-				c.Process = exampletest.Start(t, name, append(db.Env, "MYSQL_HOST="+host, "MYSQL_PORT="+port), leaders.Seen, "-cluster="+name,
+				c.Process = exampletest.Start(t, name, env, leaders.Seen, "-cluster="+name,
 					"-kubeconfig="+c.api.Kubeconfig(t), "-lease-duration=2s", "-renew-deadline=1s", "-retry-period=200ms")
 				return c
 			}

@@ -9,8 +9,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/mysqllock/go-leaderelection-mysql/internal/wire"
 )
 
 func TestMain(m *testing.M) {
@@ -77,7 +75,7 @@ func BenchmarkRenewal(b *testing.B) { benchmark(b, renewalArms) }
 // BenchmarkTransact has an empty function.
 func BenchmarkTransact(b *testing.B) {
 	s := startForBenchmark(b)
-	lock, err := lead(b.Context(), s.admin, wire.Election)
+	lock, err := lead(b.Context(), s.admin, oneElection)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -13,7 +13,6 @@ import (
 	"github.com/go-sql-driver/mysql"
 
 	"github.com/mysqllock/go-leaderelection-mysql/hack/servers"
-	"github.com/mysqllock/go-leaderelection-mysql/internal/wire"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
@@ -138,7 +137,7 @@ func runCluster(ctx context.Context, b *bench, s *section) error {
 				{"renewals, one server", alone, b.pid},
 				{"renewals at one node", first, b.pid},
 				{"renewals at all nodes", func(ctx context.Context, caller int) error {
-					return all[caller].Update(ctx, wire.Record(wire.Candidate))
+					return all[caller].Update(ctx, record())
 				}, b.pid},
 			},
 			{{"polls, one server", poll, b.pid}, {"polls at one node", clusterPoll, b.pid}},
@@ -181,7 +180,7 @@ func clusterTransacts(ctx context.Context, b *bench, single, node *sql.DB, most 
 				return nil, err
 			}
 		}
-		lock, err := lead(ctx, db, wire.Election)
+		lock, err := lead(ctx, db, oneElection)
 		if err != nil {
 			return nil, err
 		}

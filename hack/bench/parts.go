@@ -9,15 +9,11 @@ import (
 	"time"
 
 	"github.com/go-sql-driver/mysql"
-	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
-	"github.com/mysqllock/go-leaderelection-mysql/internal/wire"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
+	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqllocktest"
+	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
-
-// opTimeout bounds the operations of locks and of what they are compared with: a deadline costs something, and no lock
-// does without one. Long, as a busy machine must not end a measurement.
-const opTimeout = time.Minute
 
 // The floor: what a lease on a table can't do without, by primary key and through the same driver.
 const (
@@ -31,42 +27,11 @@ const (
 // bareTime is a time as the columns have it.
 const bareTime = "2006-01-02 15:04:05.000000"
 
-// electionOf is the election of one caller. All have names of one length.
-func electionOf(kind string, caller int) string {
-	return fmt.Sprintf("%s/controller-%03d", kind, caller)
-}
-
-func newLock(db *sql.DB, election, identity string) (*mysqllock.Lock, error) {
-	return mysqllock.New(db, election, resourcelock.ResourceLockConfig{Identity: identity}, mysqllock.WithOperationTimeout(opTimeout))
-}
-
-// lead makes a lock that holds the election, which nobody has held before.
-func lead(ctx context.Context, db *sql.DB, election string) (*mysqllock.Lock, error) {
-	lock, err := newLock(db, election, wire.Candidate)
-	if err != nil {
-		return nil, err
-	}
-	return lock, lock.Create(ctx, wire.Record(wire.Candidate))
-}
-
-// leaders makes a lock for each caller.
-func leaders(ctx context.Context, db *sql.DB, kind string, callers int) ([]*mysqllock.Lock, error) {
-	var locks []*mysqllock.Lock
-	for caller := range callers {
-		lock, err := lead(ctx, db, electionOf(kind, caller))
-		if err != nil {
-			return nil, err
-		}
-		locks = append(locks, lock)
-	}
-	return locks, nil
-}
-
 // renewals is the renewal by locks of their own on that pool.
 func renewals(ctx context.Context, db *sql.DB, kind string, callers int) (func(context.Context, int) error, error) {
 	locks, err := leaders(ctx, db, kind, callers)
 	return func(ctx context.Context, caller int) error {
-		return locks[caller].Update(ctx, wire.Record(wire.Candidate))
+		return locks[caller].Update(ctx, record())
 	}, err
 }
 
@@ -74,7 +39,7 @@ func renewals(ctx context.Context, db *sql.DB, kind string, callers int) (func(c
 func polls(db *sql.DB, kind string, callers int) (func(context.Context, int) error, error) {
 	var locks []*mysqllock.Lock
 	for caller := range callers {
-		lock, err := newLock(db, electionOf(kind, caller), wire.Follower)
+		lock, err := newLock(db, electionOf(kind, caller), followerName)
 		if err != nil {
 			return nil, err
 		}
@@ -127,7 +92,7 @@ func bareRenewals(ctx context.Context, db *sql.DB, update func(ctx context.Conte
 		s := &states[caller]
 		now := time.Now().UTC().Format(bareTime)
 		next := max(s.version+1, time.Now().UnixMicro())
-		result, err := update(ctx, wire.Candidate, s.uid, 15, now, now, 0, "", "", next,
+		result, err := update(ctx, leaderName, s.uid, 15, now, now, 0, "", "", next,
 			electionOf(kind, caller), s.version, s.uid)
 		if err != nil {
 			return err
@@ -279,21 +244,21 @@ func (c *comparison) columns(i int) []string {
 
 // wireTable counts what each operation sends and receives.
 func wireTable(ctx context.Context, b *bench, s *section) error {
-	var columns [2][]wire.Operation
+	var columns [2][]mysqllocktest.OperationCost
 	for i, byOpen := range []bool{true, false} {
 		measured := *b.server
 		config, err := b.newDatabase(ctx)
 		if err != nil {
 			return err
 		}
-		var meter wire.Meter
+		var meter mysqltest.Meter
 		config.DialFunc = meter.Dial
 		measured.config = config
 		db, err := measured.open(ctx, 1, byOpen)
 		if err != nil {
 			return err
 		}
-		columns[i], err = wire.Measure(ctx, db, &meter)
+		columns[i], err = mysqllocktest.Measure(ctx, db, &meter)
 		_ = db.Close() // nothing more is asked of it
 		if err != nil {
 			return err

@@ -10,8 +10,6 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-
-	"github.com/mysqllock/go-leaderelection-mysql/internal/wire"
 )
 
 // What v0 of this library did: parameters (election, candidate, time), and then a read of who leads. Its table had no
@@ -114,7 +112,7 @@ func rivalArms(ctx context.Context, b *bench, kind string, callers int, client *
 		}
 	}
 
-	candidate := wire.Candidate
+	candidate := leaderName
 	arms[1].op = func(ctx context.Context, caller int) error {
 		ctx, cancel := context.WithTimeout(ctx, opTimeout)
 		defer cancel()
@@ -132,7 +130,7 @@ func rivalArms(ctx context.Context, b *bench, kind string, callers int, client *
 				return nil, nil, err
 			}
 		}
-		candidate = wire.Follower
+		candidate = followerName
 	}
 
 	// The holders' sessions, and for polls the followers'.
@@ -174,7 +172,7 @@ func rivalArms(ctx context.Context, b *bench, kind string, callers int, client *
 	put := func(ctx context.Context, caller int) error {
 		ctx, cancel := context.WithTimeout(ctx, opTimeout)
 		defer cancel()
-		value, err := json.Marshal(wire.Record(wire.Candidate))
+		value, err := json.Marshal(record())
 		if err != nil {
 			return err
 		}

@@ -5,8 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"strconv"
-
-	"github.com/mysqllock/go-leaderelection-mysql/internal/wire"
 )
 
 const (
@@ -28,7 +26,7 @@ func runTransact(ctx context.Context, b *bench, s *section) error {
 parallel, each with a row of its own.
 
 `)
-	lock, err := lead(ctx, b.admin, wire.Election)
+	lock, err := lead(ctx, b.admin, oneElection)
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
+	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqllocktest"
 )
 
 const election = "chaos"
@@ -155,7 +156,7 @@ func (c *candidate) campaign(ctx context.Context, db, work *sql.DB) error {
 	ready := make(chan struct{}) // the work has begun
 	term, endWork := context.WithCancel(context.Background())
 	defer endWork()
-	var lock resourcelock.Interface = &referenceLock{db: db, identity: c.Identity, timeout: max(time.Second, c.Timings.RenewDeadline/2)}
+	var lock resourcelock.Interface = mysqllocktest.NewReferenceLock(db, election, c.Identity, c.Timings.RenewDeadline)
 	fenced, err := mysqllock.New(db, election, resourcelock.ResourceLockConfig{Identity: c.Identity},
 		mysqllock.WithTimings(c.Timings.LeaseDuration, c.Timings.RenewDeadline, c.Timings.RetryPeriod),
 		mysqllock.WithBeforeRelease(func(context.Context) error {

@@ -22,9 +22,8 @@ const (
 	sendAsPrepared = 23
 )
 
-// request looks at what a client sends: one packet, or some, as nobody answers that a statement is closed. It may see a
-// packet again that was held back.
-func (c *conversation) request(n network, packets []byte) {
+// request looks at what a client sends: one packet, or some, as nobody answers that a statement is closed.
+func (c *conversation) request(l loss, packets []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for len(packets) > headLength {
@@ -44,8 +43,8 @@ func (c *conversation) request(n network, packets []byte) {
 		case command == sendAsPrepared && len(body) >= 4:
 			statement = c.prepared[binary.LittleEndian.Uint32(body)]
 		}
-		if n.loseAnswerTo != "" && strings.HasPrefix(statement, n.loseAnswerTo) {
-			c.doomed = n.why
+		if l.to != "" && strings.HasPrefix(statement, l.to) {
+			c.doomed = l.why
 		}
 	}
 }

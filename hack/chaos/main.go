@@ -122,11 +122,11 @@ func (r *run) run(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
-		defer p.close()
+		defer p.Close()
 		r.world.slots = append(r.world.slots, &slot{
 			name: string(rune('a' + i)), proxy: p, heard: &r.history, count: count,
 			// Of servers that lose commits, or answer differently, no order explains all answers.
-			orders: orders{DSN: site.config(p.address()).FormatDSN(), Lock: r.lock, Break: r.broken, Timings: r.timings, Raw: r.lock == ours && r.servers == single, Own: i%2 == 1},
+			orders: orders{DSN: site.config(p.Addr()).FormatDSN(), Lock: r.lock, Break: r.broken, Timings: r.timings, Raw: r.lock == ours && r.servers == single, Own: i%2 == 1},
 		})
 	}
 	fmt.Printf("%s, %d candidates, leases of %v, lock %s%s, seed %d\n", site, r.candidates, r.timings.LeaseDuration,

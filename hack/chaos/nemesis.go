@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/go-sql-driver/mysql"
+
+	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
 
 // world is what the nemesis can break.
@@ -44,24 +46,25 @@ var candidateFaults = map[string]candidateFault{
 		return s.replace(syscall.SIGTERM, syscall.SIGCONT)
 	},
 	"candidate cut off, then SIGTERM": func(ctx context.Context, _ *world, s *slot, d time.Duration) error {
-		s.proxy.set(network{holdFro: true}, false)
+		s.proxy.Set(mysqltest.Network{HoldReplies: true})
 		sleep(ctx, d/4)
 		s.signal(syscall.SIGTERM)
 		sleep(ctx, d)
-		s.proxy.set(network{}, true)
+		s.proxy.Cut() // what was held is lost
+		s.proxy.Set(mysqltest.Network{})
 		return s.replace()
 	},
-	commitLost:                              broken(network{loseAnswerTo: "COMMIT", why: commitLost}, false),
-	writeLost:                               broken(network{loseAnswerTo: "UPDATE", why: writeLost}, false),
+	commitLost:                              losing(loss{to: "COMMIT", why: commitLost}),
+	writeLost:                               losing(loss{to: "UPDATE", why: writeLost}),
 	transactionLeft:                         leaveTransaction,
-	"network refused":                       broken(network{refuse: true}, true),
-	"network black-holed, delivered late":   broken(network{holdTo: true, holdFro: true}, false),
-	"network black-holed, then cut":         broken(network{holdTo: true, holdFro: true}, true),
-	"only requests black-holed, then late":  broken(network{holdTo: true}, false),
-	"only replies black-holed, then late":   broken(network{holdFro: true}, false),
-	"replies lost (applied, not answered)":  broken(network{holdFro: true}, true),
-	"network slow (around the deadline)":    broken(network{delay: 100 * time.Millisecond}, false),
-	"network very slow (past the deadline)": broken(network{delay: 600 * time.Millisecond}, false),
+	"network refused":                       broken(mysqltest.Network{Refuse: true}, true),
+	"network black-holed, delivered late":   broken(mysqltest.Network{HoldRequests: true, HoldReplies: true}, false),
+	"network black-holed, then cut":         broken(mysqltest.Network{HoldRequests: true, HoldReplies: true}, true),
+	"only requests black-holed, then late":  broken(mysqltest.Network{HoldRequests: true}, false),
+	"only replies black-holed, then late":   broken(mysqltest.Network{HoldReplies: true}, false),
+	"replies lost (applied, not answered)":  broken(mysqltest.Network{HoldReplies: true}, true),
+	"network slow (around the deadline)":    broken(slow(100*time.Millisecond), false),
+	"network very slow (past the deadline)": broken(slow(600*time.Millisecond), false),
 }
 
 // clockFaults are those of clocks that can be bent.
@@ -117,11 +120,11 @@ var serverFaults = map[string]serverFault{
 	// So that candidates race: each sees what was, and writes after others have written.
 	"network slow for all": func(ctx context.Context, w *world, d time.Duration) error {
 		for _, s := range w.slots {
-			s.proxy.set(network{delay: 100 * time.Millisecond}, false)
+			s.proxy.Set(slow(100 * time.Millisecond))
 		}
 		sleep(ctx, w.timings.LeaseDuration+d)
 		for _, s := range w.slots {
-			s.proxy.set(network{}, false)
+			s.proxy.Set(mysqltest.Network{})
 		}
 		return nil
 	},
@@ -189,11 +192,28 @@ func pause(then syscall.Signal) candidateFault {
 	}
 }
 
-func broken(state network, drop bool) candidateFault {
+// broken delivers what it held back late, unless drop: then the connections end without it.
+func broken(n mysqltest.Network, drop bool) candidateFault {
 	return func(ctx context.Context, _ *world, s *slot, d time.Duration) error {
-		s.proxy.set(state, false)
+		s.proxy.Set(n)
 		sleep(ctx, d)
-		s.proxy.set(network{}, drop)
+		if drop {
+			s.proxy.Cut()
+		}
+		s.proxy.Set(mysqltest.Network{})
+		return nil
+	}
+}
+
+func slow(d time.Duration) mysqltest.Network {
+	return mysqltest.Network{DelayRequests: d, DelayReplies: d}
+}
+
+func losing(l loss) candidateFault {
+	return func(ctx context.Context, _ *world, s *slot, d time.Duration) error {
+		s.proxy.lose(l)
+		sleep(ctx, d)
+		s.proxy.lose(loss{})
 		return nil
 	}
 }

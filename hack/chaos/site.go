@@ -236,7 +236,7 @@ func (w *world) promote(ctx context.Context) error {
 		return err
 	}
 	for _, s := range w.slots {
-		s.proxy.lead(w.site.pair.Primary.Config().Addr)
+		s.proxy.Redirect(w.site.pair.Primary.Config().Addr)
 	}
 	return nil
 }

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"syscall"
 	"time"
+
+	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
 
 // outage is a time for which a process could not reach the server, or did not run.
@@ -82,15 +84,15 @@ var serverFaults = []breakage{
 
 var processFaults = []breakage{
 	{"network of a process black-holed, then delivered", func(ctx context.Context, _ *fleet, w *workerProcess, d time.Duration) error {
-		w.proxy.hold(true)
+		w.proxy.Set(mysqltest.Network{HoldRequests: true, HoldReplies: true})
 		sleep(ctx, d)
-		w.proxy.hold(false)
+		w.proxy.Set(mysqltest.Network{})
 		return nil
 	}},
 	{"network of a process refused", func(ctx context.Context, _ *fleet, w *workerProcess, d time.Duration) error {
-		w.proxy.refuse(true)
+		w.proxy.Set(mysqltest.Network{Refuse: true})
 		sleep(ctx, d)
-		w.proxy.refuse(false)
+		w.proxy.Set(mysqltest.Network{})
 		return nil
 	}},
 	{"process paused", func(ctx context.Context, _ *fleet, w *workerProcess, d time.Duration) error {

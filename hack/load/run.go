@@ -107,7 +107,7 @@ type fleet struct {
 type workerProcess struct {
 	command *exec.Cmd
 	stdin   io.WriteCloser
-	proxy   *proxy // nil without faults
+	proxy   *mysqltest.Proxy // nil without faults
 	figures chan figures
 	ended   chan struct{}
 	err     error // once it has ended
@@ -132,7 +132,7 @@ func run(ctx context.Context, s settings) (r *result, err error) {
 		for _, w := range f.workers {
 			<-w.ended
 			if w.proxy != nil {
-				w.proxy.close()
+				w.proxy.Close()
 			}
 		}
 	}()
@@ -227,13 +227,13 @@ func (f *fleet) launch(ctx context.Context, process int, dsn string) error {
 	w := &workerProcess{command: exec.CommandContext(ctx, self, workerArgument), figures: make(chan figures, 1), ended: make(chan struct{})}
 	if f.faults {
 		address := f.server.Config().Addr
-		if w.proxy, err = newProxy(address); err != nil {
+		if w.proxy, err = mysqltest.NewProxy(address); err != nil {
 			return err
 		}
 		if !strings.Contains(dsn, address) {
 			return fmt.Errorf("the DSN does not have the server's address, %s, so that the proxy would be passed by", address)
 		}
-		dsn = strings.Replace(dsn, address, w.proxy.address(), 1)
+		dsn = strings.Replace(dsn, address, w.proxy.Addr(), 1)
 	}
 	w.command.Stderr = os.Stderr
 	w.command.Env = append(os.Environ(), "GOTRACEBACK=all")

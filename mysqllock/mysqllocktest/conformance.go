@@ -28,6 +28,9 @@
 // That all pass shows that the statements do what they must; whether the server keeps what it acknowledged, through a
 // power failure or a failover, no such test can see: for that ask mysqllock.Preflight, and read the correctness boundary
 // in the README.
+//
+// [Measure] counts what each operation of the lock costs on that server: statements, round trips and bytes.
+// [ReferenceLock] is what client-go's LeaseLock would be on these tables, to compare with.
 package mysqllocktest
 
 import (

@@ -21,6 +21,9 @@
 // never touches a server that was there before, except to create and drop databases on the one that MYSQLLOCK_TEST_DSN
 // names.
 //
+// A [Proxy] is the network before a server, to be broken: it holds back, delays, cuts, refuses. A [Meter] counts the
+// statements, round trips and bytes of a client's connections.
+//
 // # Environment
 //
 //   - MYSQLLOCK_TEST_SERVER: the server program to start, see [Options].

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -81,12 +82,29 @@ func NewDatabase(t *testing.T) *Database {
 			t.Error(err)
 		}
 	})
-	host, port, err := net.SplitHostPort(d.Config.Addr)
+	d.Env = append(at(t, d.Config.Addr), "MYSQL_USER="+d.Config.User, "MYSQL_PASSWORD="+d.Config.Passwd, "MYSQL_DBNAME="+name)
+	return d
+}
+
+// Behind is a proxy before the server, and the environment in which an example reaches the server through it.
+func (d *Database) Behind(t *testing.T) (proxy *mysqltest.Proxy, env []string) {
+	t.Helper()
+	proxy, err := mysqltest.NewProxy(d.Config.Addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.Env = []string{"MYSQL_USER=" + d.Config.User, "MYSQL_PASSWORD=" + d.Config.Passwd, "MYSQL_HOST=" + host, "MYSQL_PORT=" + port, "MYSQL_DBNAME=" + name}
-	return d
+	t.Cleanup(proxy.Close)
+	return proxy, append(slices.Clone(d.Env), at(t, proxy.Addr())...)
+}
+
+// at is the environment's part that says where the server is.
+func at(t *testing.T, address string) []string {
+	t.Helper()
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []string{"MYSQL_HOST=" + host, "MYSQL_PORT=" + port}
 }
 
 // Process is a running example.

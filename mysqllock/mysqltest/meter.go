@@ -1,6 +1,4 @@
-// Package wire counts what a MySQL client and its server say to each other: what an operation of a Lock costs, without a
-// clock.
-package wire
+package mysqltest
 
 import (
 	"context"
@@ -9,7 +7,7 @@ import (
 	"sync"
 )
 
-// Cost is what was said.
+// Cost is what a client and its server said to each other: what an operation costs, without a clock.
 type Cost struct {
 	Statements int // executed: COM_QUERY and COM_STMT_EXECUTE
 	RoundTrips int // waits for the server's answer
@@ -21,14 +19,14 @@ func (c Cost) String() string {
 	return fmt.Sprintf("%d statements, %d round trips, %d bytes sent, %d received", c.Statements, c.RoundTrips, c.Sent, c.Received)
 }
 
-// Meter counts all connections that its Dial made. The zero value is ready. It can't look into TLS or compression:
-// there, Statements has no meaning.
+// Meter counts what passes on all connections that its Dial made. The zero value is ready. It can't look into TLS or
+// compression: there, Statements has no meaning.
 type Meter struct {
 	mu   sync.Mutex
 	cost Cost
 }
 
-// Dial is for the DialFunc of a mysql.Config.
+// Dial is a DialFunc for a mysql.Config whose Net is tcp.
 func (m *Meter) Dial(ctx context.Context, network, address string) (net.Conn, error) {
 	var dialer net.Dialer
 	c, err := dialer.DialContext(ctx, network, address)
@@ -37,9 +35,9 @@ func (m *Meter) Dial(ctx context.Context, network, address string) (net.Conn, er
 	}
 	tcp, ok := c.(*net.TCPConn)
 	if !ok {
-		return nil, fmt.Errorf("wire: a connection by %s can't be counted; use tcp", network)
+		return nil, fmt.Errorf("mysqltest: a connection by %s can't be counted; use tcp", network)
 	}
-	return &conn{TCPConn: tcp, meter: m}, nil
+	return &meteredConn{TCPConn: tcp, meter: m}, nil
 }
 
 // Take returns what was said since the last Take.
@@ -51,13 +49,13 @@ func (m *Meter) Take() Cost {
 	return cost
 }
 
-// conn is a *net.TCPConn in all else: the driver looks for dead connections through its file descriptor.
-type conn struct {
+// meteredConn is a *net.TCPConn in all else: the driver looks for dead connections through its file descriptor.
+type meteredConn struct {
 	*net.TCPConn
 
 	meter   *Meter
 	waiting bool // something was sent since the last answer
-	// What of the packet under way is still to come: of its header, and of the whole.
+	// What has come of the next packet's header, and what is still to come of the packet under way.
 	header  []byte
 	payload int
 }
@@ -67,7 +65,7 @@ const (
 	comStmtExecute = 0x17
 )
 
-func (c *conn) Write(b []byte) (int, error) {
+func (c *meteredConn) Write(b []byte) (int, error) {
 	n, err := c.TCPConn.Write(b)
 	c.meter.mu.Lock()
 	defer c.meter.mu.Unlock()
@@ -78,7 +76,7 @@ func (c *conn) Write(b []byte) (int, error) {
 }
 
 // parse counts commands: packets with the sequence number 0.
-func (c *conn) parse(b []byte) {
+func (c *meteredConn) parse(b []byte) {
 	for len(b) > 0 {
 		if c.payload > 0 {
 			n := min(c.payload, len(b))
@@ -100,7 +98,7 @@ func (c *conn) parse(b []byte) {
 	}
 }
 
-func (c *conn) Read(b []byte) (int, error) {
+func (c *meteredConn) Read(b []byte) (int, error) {
 	n, err := c.TCPConn.Read(b)
 	c.meter.mu.Lock()
 	defer c.meter.mu.Unlock()
