@@ -133,6 +133,7 @@ func TestALeaderKeepsItsLeaseWhileTheServerHasNoConnectionLeft(t *testing.T) {
 	db := openAgeing(t, account, lifetime, 100*time.Millisecond)
 	leader := begin(t, db, "shortage", "leader", hasty, false)
 	<-leader.leading
+	sessionOf(t, admin, account.User) // from now on admin has a connection
 
 	var held []*sql.Conn
 	shortage := func(lasts time.Duration) (session int64) {
