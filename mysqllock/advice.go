@@ -78,6 +78,9 @@ func advice(op string, err error, db *sql.DB) string {
 
 // remedy is what a person can do about err.
 func remedy(op string, err error, db *sql.DB) string {
+	if isReadOnly(err) {
+		return "this server is read-only, probably a replica or a demoted primary: connect to the primary"
+	}
 	switch number(err) {
 	case errNoSuchTable, errUnknownColumn:
 		return "run mysqllock.Migrate, or apply mysqllock.Schema, in the database that the connection or WithDatabase names"
@@ -90,8 +93,6 @@ func remedy(op string, err error, db *sql.DB) string {
 		return "the lock needs SELECT, INSERT and UPDATE on election_records and election_fences: GRANT them (Migrate also needs CREATE, and to upgrade an old table ALTER, DELETE, DROP and LOCK TABLES)"
 	case errAccessDenied:
 		return "check the user and its password (MYSQL_USER, MYSQL_PASSWORD), and whether the account requires TLS (MYSQL_TLS) or a certificate (MYSQL_TLS_CERT)"
-	case errOptionPreventsWrite, errReadOnlyTransaction, errReadOnlyMode:
-		return "this server is read-only, probably a replica or a demoted primary: connect to the primary"
 	case errLockWaitTimeout, errDeadlock, errLockNowait:
 		return "another session holds the row locked: if this lasts, look for an open transaction on election_records or election_fences"
 	case errTooManyConnections, errTooManyUserConns:
@@ -158,7 +159,7 @@ func number(err error) uint16 {
 	return 0
 }
 
-// wasInterrupted tells whether the statement waited, or worked, until somebody
+// wasInterrupted reports whether the statement waited, or worked, until somebody
 // or some limit ended that.
 func wasInterrupted(err error) bool {
 	switch number(err) {
@@ -168,7 +169,16 @@ func wasInterrupted(err error) bool {
 	return false
 }
 
-// isBusy tells whether NOWAIT found the row locked by another session.
+// isReadOnly reports whether the server, or the session, took no writes.
+func isReadOnly(err error) bool {
+	switch number(err) {
+	case errOptionPreventsWrite, errReadOnlyTransaction, errReadOnlyMode:
+		return true
+	}
+	return false
+}
+
+// isBusy reports whether NOWAIT found the row locked by another session.
 func isBusy(err error) bool {
 	n := number(err)
 	return n == errLockNowait || n == errLockWaitTimeout

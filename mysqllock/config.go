@@ -63,7 +63,7 @@ func ConfigFromEnv() (*mysql.Config, error) {
 	// What the driver makes of the name "preferred".
 	config.AllowFallbackToPlaintext = config.TLSConfig == "preferred"
 	if len(e.problems) > 0 {
-		return nil, &opError{op: "read the configuration from the environment", cause: e.problems}
+		return nil, &opError{op: "read the configuration from the environment", cause: e.problems} // each with its own remedy
 	}
 	return config, nil
 }

@@ -13,7 +13,7 @@ import (
 
 // electTimings are v0's: a lease of 60 s that is renewed every 15 s. The renew
 // deadline leaves (60 s - 40 s - 15 s) / 2 = 2.5 s for an operation.
-var electTimings = timings{lease: 60 * time.Second, renewDeadline: 40 * time.Second, retry: 15 * time.Second}
+var electTimings = timings{leaseDuration: 60 * time.Second, renewDeadline: 40 * time.Second, retryPeriod: 15 * time.Second}
 
 // startTimeout bounds the first connection of ElectLeader; the migration has a
 // bound of its own.
@@ -63,7 +63,7 @@ func ElectLeader(ctx context.Context, election string, becomeLeader func(context
 func electLeader(ctx context.Context, db *sql.DB, election string, t timings, becomeLeader func(context.Context), loseLeadership func()) error {
 	const op = "elect leader"
 	lock, err := New(db, election, resourcelock.ResourceLockConfig{Identity: NewIdentity()},
-		WithTimings(t.lease, t.renewDeadline, t.retry), WithServerClock())
+		WithTimings(t.leaseDuration, t.renewDeadline, t.retryPeriod), WithServerClock())
 	if err != nil {
 		return err
 	}
@@ -86,7 +86,7 @@ func electLeader(ctx context.Context, db *sql.DB, election string, t timings, be
 // termLock is the lock of one campaign.
 type termLock struct {
 	*Lock
-	// led tells whether the elector became leader. The elector starts
+	// led reports whether the elector became leader. The elector starts
 	// OnStartedLeading in a goroutine of its own, so that only the event, which
 	// comes before, is sure to be seen in time.
 	led atomic.Bool
@@ -149,9 +149,9 @@ func campaign(ctx context.Context, lock *Lock, t timings, becomeLeader func(cont
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 		Lock:            term,
 		Name:            lock.Describe(),
-		LeaseDuration:   t.lease,
+		LeaseDuration:   t.leaseDuration,
 		RenewDeadline:   t.renewDeadline,
-		RetryPeriod:     t.retry,
+		RetryPeriod:     t.retryPeriod,
 		ReleaseOnCancel: true,
 		Callbacks: leaderelection.LeaderCallbacks{
 			OnStartedLeading: func(term context.Context) {

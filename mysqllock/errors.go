@@ -29,6 +29,9 @@ var (
 	ErrOutcomeUnknown = errors.New("the commit was sent, but its outcome is unknown")
 )
 
+// errNoPool is for functions that are given no pool.
+var errNoPool = errors.New("db is nil; open a pool first, as with mysqllock.Open")
+
 // electionRecords is what Kubernetes' error types call the resource.
 var electionRecords = schema.GroupResource{Resource: "election_records"}
 

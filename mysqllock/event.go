@@ -35,9 +35,9 @@ func WithEventTarget(obj runtime.Object) Option {
 // leading") if the ResourceLockConfig has an EventRecorder. See WithEventTarget
 // for the object that it is recorded on.
 func (l *Lock) RecordEvent(event string) {
-	l.seeEvent(event)
+	l.elector.event(event)
 	if event == "stopped leading" {
-		l.endTerm()
+		l.term.end()
 	}
 	if l.config.EventRecorder == nil {
 		return

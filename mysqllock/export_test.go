@@ -16,7 +16,7 @@ import (
 var RecordsTable, FencesTable = recordsTable.text(), fencesTable.text()
 
 // CertifiedGuardSQL is the guard of clusters, with the table's name as %s.
-var CertifiedGuardSQL = strings.Replace(certifiedGuardSQL, "{fences}", "%s", 1)
+var CertifiedGuardSQL = strings.Replace(fold(multiWriterGuardSQL), "{fences}", "%s", 1)
 
 // DescribeTable is a table's definition as Migrate sees it, as text.
 func DescribeTable(ctx context.Context, db *sql.DB, database, name string) (string, error) {
@@ -67,10 +67,8 @@ func (l *Lock) OperationTimeout() time.Duration { return l.operationTimeout() }
 
 // ElectorTimings are those of the elector, as far as they were seen.
 func (l *Lock) ElectorTimings() (renewDeadline, retryPeriod time.Duration) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	t := l.elector.timings(l.lease)
-	return t.renewDeadline, t.retry
+	t := l.elector.with(l.term.leaseDuration())
+	return t.renewDeadline, t.retryPeriod
 }
 
 // PublicText is what is shown of an error.

@@ -4,8 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"encoding/hex"
-	"errors"
-	"math"
 	"time"
 )
 
@@ -81,7 +79,7 @@ func ListElections(ctx context.Context, db *sql.DB, opts ...Option) ([]Election,
 
 func elections(ctx context.Context, db *sql.DB, opts []Option, query string, args ...any) ([]Election, error) {
 	if db == nil {
-		return nil, errors.New("db is nil; open a pool first, as with mysqllock.Open")
+		return nil, errNoPool
 	}
 	o, err := applyOptions(opts)
 	if err != nil {
@@ -119,16 +117,4 @@ func elections(ctx context.Context, db *sql.DB, opts []Option, query string, arg
 		return nil
 	})
 	return found, err
-}
-
-// duration is n units; the longest there is (292 years) where that overflows,
-// as with a row from the year 1000.
-func duration(n int64, unit time.Duration) time.Duration {
-	switch limit := math.MaxInt64 / int64(unit); {
-	case n > limit:
-		return math.MaxInt64
-	case n < -limit:
-		return math.MinInt64
-	}
-	return time.Duration(n) * unit
 }

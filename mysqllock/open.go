@@ -90,14 +90,14 @@ const lockWait = "1"
 // the locks don't depend on it.
 func Open(config *mysql.Config) (*sql.DB, error) {
 	if config == nil {
-		return nil, &opError{op: "open", cause: errors.New("the config is nil"), advice: "make one with ConfigFromEnv, mysql.ParseDSN or mysql.NewConfig"}
+		return nil, wrap("open", "", errors.New("the config is nil; make one with ConfigFromEnv, mysql.ParseDSN or mysql.NewConfig"), nil)
 	}
 	config, err := harden(config)
 	if err == nil {
 		_, err = mysql.NewConnector(config)
 	}
 	if err != nil {
-		return nil, &opError{op: "open", cause: err, advice: "correct the config's Net, Addr, TLSConfig or ServerPubKey"}
+		return nil, wrap("open", "", fmt.Errorf("%w; correct the config's Net, Addr, TLSConfig or ServerPubKey", err), nil)
 	}
 	return newPool(config, connMaxLifetime, successorPause), nil
 }

@@ -15,8 +15,11 @@ import (
 // and others if some names are beyond ASCII.
 const maxPrepared = 8
 
-// frequent has the texts of the statements that electors send every few seconds.
-var frequent sync.Map
+// keptTexts has the statements that electors send every few seconds.
+var keptTexts sync.Map
+
+// keepPrepared has the connections of Open keep that statement prepared.
+func keepPrepared(text string) { keptTexts.Store(text, nil) }
 
 // driverConn is what the driver's connection can do.
 type driverConn interface {
@@ -40,7 +43,7 @@ type driverStmt interface {
 	driver.StmtQueryContext
 }
 
-// preparedConn is a connection that prepares the frequent statements once and
+// preparedConn is a connection that prepares the statements of keepPrepared once and
 // keeps them until it ends: their text is a large part of what they cost a
 // server. Where the server refuses that, or a proxy before it that knows no
 // prepared statements, or forgets them, the text is sent after all. A statement
@@ -137,7 +140,7 @@ func (c *preparedConn) prepare(ctx context.Context, query string) (driverStmt, e
 	if stmt, ok := c.kept[query]; ok && !c.text {
 		return stmt, nil
 	}
-	if _, ok := frequent.Load(query); !ok || c.text || len(c.kept) == maxPrepared || c.pool.Load() == fails {
+	if _, ok := keptTexts.Load(query); !ok || c.text || len(c.kept) == maxPrepared || c.pool.Load() == fails {
 		return nil, driver.ErrSkip
 	}
 	made, err := c.driverConn.PrepareContext(ctx, query)

@@ -27,6 +27,10 @@ const (
 	// MySQL takes the first comment for a comment, MariaDB the second.
 	stateSQL = `@@autocommit /*M! + 2 + 4 * @@in_transaction */ /*!80000 + 8 * (@@transaction_isolation = 'SERIALIZABLE') */`
 
+	// sessionCheckSQL asks the session for its state, its character sets and its
+	// database.
+	sessionCheckSQL = `SELECT ` + stateSQL + `, ` + charsetsSQL + `, CAST(DATABASE() AS BINARY)`
+
 	// writableSession keeps a write from being "done" in a transaction that
 	// nobody commits.
 	writableSession = `@@autocommit = 1 /*M! AND @@in_transaction = 0 */`
@@ -76,12 +80,11 @@ func charsetError(charset string) error {
 // read-only.
 func isUnfit(err error) bool {
 	var unfit sessionError
-	if errors.As(err, &unfit) || errors.Is(err, driver.ErrBadConn) {
+	if errors.As(err, &unfit) || errors.Is(err, driver.ErrBadConn) || isReadOnly(err) {
 		return true
 	}
 	switch number(err) {
-	case errOptionPreventsWrite, errReadOnlyTransaction, errReadOnlyMode, // read-only
-		errUnknownCommand, errShutdown, errOffline, // not in its cluster, or on its way out
+	case errUnknownCommand, errShutdown, errOffline, // not in its cluster, or on its way out
 		errTableReadLocked, errTableNotLocked, errReadLocked, // LOCK TABLES, FLUSH TABLES WITH READ LOCK
 		errXA,
 		errConnectionKilled, errSessionKilled, errIdleDisconnect:
@@ -153,31 +156,31 @@ func discard(conn *sql.Conn) {
 }
 
 // queryRow reads one row into dest: sql.ErrNoRows if there is none.
-func (s *session) queryRow(ctx context.Context, statement string, args []any, dest ...any) error {
+func (s *session) queryRow(ctx context.Context, q statement, dest ...any) error {
 	if err := s.connect(ctx); err != nil {
 		return err
 	}
-	return s.conn.QueryRowContext(ctx, statement, args...).Scan(dest...)
+	return s.conn.QueryRowContext(ctx, q.text, q.args...).Scan(dest...)
 }
 
 // query calls f for each row.
-func (s *session) query(ctx context.Context, statement string, args []any, f func(scanner) error) error {
+func (s *session) query(ctx context.Context, q statement, f func(scanner) error) error {
 	if err := s.connect(ctx); err != nil {
 		return err
 	}
-	return each(ctx, s.conn, statement, args, f)
+	return each(ctx, s.conn, q.text, q.args, f)
 }
 
 // write runs a statement that may write, or lock, and returns how many rows it
 // changed.
-func (s *session) write(ctx context.Context, statement string, args ...any) (int64, error) {
+func (s *session) write(ctx context.Context, w statement) (int64, error) {
 	if err := s.endTransaction(ctx); err != nil {
 		return 0, err
 	}
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
-	result, err := s.conn.ExecContext(ctx, statement, args...)
+	result, err := s.conn.ExecContext(ctx, w.text, w.args...)
 	if err != nil {
 		return 0, unanswered(err)
 	}
@@ -214,7 +217,7 @@ func (s *session) mayBeStale() bool {
 func (s *session) check(ctx context.Context) (p *polled, database string, err error) {
 	p = &polled{}
 	var name sql.NullString
-	if err := s.queryRow(ctx, sessionCheckSQL, nil, &p.state, &p.charsets, &name); err != nil {
+	if err := s.queryRow(ctx, statement{text: sessionCheckSQL}, &p.state, &p.charsets, &name); err != nil {
 		return nil, "", err
 	}
 	return p, name.String, s.note(ctx, sessionState(p.state.Int64))
@@ -244,8 +247,8 @@ func (l *Lock) reportUnfit(ctx context.Context, why error) {
 	if n := number(why); n != 0 {
 		kind = strconv.Itoa(int(n)) // the server's words differ with the statement
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.reporting.Lock()
+	defer l.reporting.Unlock()
 	if l.unfit[kind] {
 		return
 	}
