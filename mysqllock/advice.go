@@ -62,8 +62,8 @@ const (
 	errMariaDBAccountLock  = 4151
 )
 
-// advice tells what became of the operation, if err leaves that open, and what a
-// person can do about it; empty where there is nothing.
+// advice says what became of the operation, if err leaves that open, and what a person can do about
+// it; "" if there is nothing.
 func advice(op string, err error, db *sql.DB) string {
 	text := remedy(op, err, db)
 	var open unansweredError
@@ -159,8 +159,8 @@ func number(err error) uint16 {
 	return 0
 }
 
-// wasInterrupted reports whether the statement waited, or worked, until somebody
-// or some limit ended that.
+// wasInterrupted reports whether the statement waited, or worked, until somebody or some limit
+// ended that.
 func wasInterrupted(err error) bool {
 	switch number(err) {
 	case errLockWaitTimeout, errInterrupted, errStatementTime, errExecutionTime:

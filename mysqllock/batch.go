@@ -9,9 +9,9 @@ import (
 	"sync/atomic"
 )
 
-// Batch lets Locks of one pool send their renewals, and their polls, together:
-// one statement and one commit for many elections. See WithBatch. The zero Batch
-// is ready; it must not be copied once it is in use.
+// Batch lets Locks of one pool send their renewals, and their polls, together: one statement and
+// one commit for many elections. See [WithBatch]. The zero Batch is ready for use; it must not be
+// copied once it is in use.
 type Batch struct {
 	mu       sync.Mutex
 	db       *sql.DB // that of the Locks, nil before the first
@@ -24,22 +24,19 @@ type Batch struct {
 	polls, renewals queue
 }
 
-// WithBatch is for a process that campaigns in hundreds of elections with one
-// pool: Locks that are given the same Batch send what they have to renew, or to
-// poll, in one statement for up to 100 elections, so that the server has far
-// fewer statements to run and commits to write. A process with a few elections
-// gains nothing.
+// WithBatch is for a process that campaigns in hundreds of elections with one pool. Locks that are
+// given the same [Batch] send their renewals, or polls, in one statement for up to 100 elections.
+// The server then has far fewer statements to run and commits to write. A process with a few
+// elections gains nothing.
 //
-// Each operation waits for others up to a tenth of its deadline, at most 150 ms,
-// which counts within that deadline: what the elector and its followers may rely
-// on stays the same. Each row of a statement is compared and swapped by itself.
-// One that another session has locked is passed over, not waited for, and then
-// renewed alone, so that no election holds up another; takeovers, releases and
-// guards are never shared.
+// Each operation waits for others up to a tenth of its deadline, at most 150 ms. That counts within
+// the deadline, so that the elector and its followers may rely on what they could before. Each row
+// of a statement is compared and swapped by itself. A row that another session has locked is passed
+// over, not waited for, and then renewed alone: no election holds up another. Takeovers, releases
+// and guards are never shared.
 //
-// The Locks must have the same *sql.DB and the same WithDatabase. The server
-// must know SKIP LOCKED: MySQL 8.0, MariaDB 10.6. Don't use it with
-// binlog_format=STATEMENT.
+// The Locks must have the same *sql.DB and the same WithDatabase. The server must know SKIP LOCKED:
+// MySQL 8.0, MariaDB 10.6. Don't use it with binlog_format=STATEMENT.
 func WithBatch(b *Batch) Option {
 	return func(o *options) error {
 		if b == nil {
@@ -53,8 +50,8 @@ func WithBatch(b *Batch) Option {
 const (
 	// maxBatch bounds a statement: its text has some 30 kB then.
 	maxBatch = 100
-	// maxBatchWait bounds how long an operation waits for others, a tenth of its
-	// deadline: that of client-go's defaults.
+	// maxBatchWait bounds how long an operation waits for others, a tenth of its deadline: that of
+	// client-go's defaults.
 	maxBatchWait = maxOperationTimeout / 10
 )
 
@@ -74,9 +71,9 @@ func (s *statements) pollMany(members []*batched) statement {
 	return statement{s.expandMany(batchPollSQL, nextName, len(members)), args}
 }
 
-// batchRenewSQL is renewSQL for many elections: as many rows as were as observed and were not locked.
-// The inner select locks exactly those, by primary key, without waiting; the limit keeps it a select
-// of its own, as MySQL would otherwise merge it into the update, which waits.
+// batchRenewSQL is renewSQL for many elections: as many rows as were as observed and were not
+// locked. The inner select locks exactly those, by primary key, without waiting; the limit keeps it
+// a select of its own, as MySQL would otherwise merge it into the update, which waits.
 const batchRenewSQL = `
 UPDATE (SELECT b.* FROM (SELECT ` + batchRow + `{more}) AS b
           STRAIGHT_JOIN {records} AS r ON r.election_name = b.name
@@ -168,8 +165,7 @@ func (b *Batch) sendPolls(ctx context.Context, members []*batched) {
 	}
 }
 
-// inFitSession calls f with a session, and again with another if that one turns
-// out to be unfit.
+// inFitSession calls f with a session, and again with another if that one turns out to be unfit.
 func (b *Batch) inFitSession(ctx context.Context, members []*batched, f func(*session) error) error {
 	s := session{db: b.db, mariaDB: b.mariaDB.Load()}
 	err := f(&s)
@@ -180,8 +176,8 @@ func (b *Batch) inFitSession(ctx context.Context, members []*batched, f func(*se
 	return err
 }
 
-// read returns the rows by their elections' names, and what is known of the
-// session for elections without a row.
+// read returns the rows by their elections' names, and what is known of the session for elections
+// without a row.
 func (b *Batch) read(ctx context.Context, s *session, members []*batched) (found map[string]*polled, asked *polled, err error) {
 	if t := b.tables.Load(); !t.known {
 		if t, asked, err = t.learn(ctx, s); err != nil {
@@ -226,8 +222,8 @@ func (b *Batch) statements(members []*batched, of func(*batched) encoding) *stat
 	return b.tables.Load().in(e)
 }
 
-// renew is Lock.swap for a renewal, together with others. It reports whether next
-// was written; if not, and there is no error, the Lock has to do it alone.
+// renew is Lock.swap for a renewal, together with others. It reports whether next was written; if
+// not, and there is no error, the Lock has to do it alone.
 func (b *Batch) renew(l *Lock, o *operation, old, next *row) (written bool, err error) {
 	err = b.renewals.wait(&batched{lock: l, o: o, old: old, next: next})
 	switch {
@@ -248,9 +244,9 @@ func (b *Batch) renew(l *Lock, o *operation, old, next *row) (written bool, err 
 	return false, err
 }
 
-// sendRenewals writes many rows. Each is compared and swapped by itself, so that
-// as many rows as members means that each was as observed. No two members have
-// the same row in the same state, as only the Lock that holds it knows its uid.
+// sendRenewals writes many rows. Each is compared and swapped by itself, so that as many rows as
+// members means that each was as observed. No two members have the same row in the same state, as
+// only the Lock that holds it knows its uid.
 func (b *Batch) sendRenewals(ctx context.Context, members []*batched) {
 	err := errNotSent
 	if len(members) > 1 {

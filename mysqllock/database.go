@@ -7,8 +7,8 @@ import (
 
 // tables is where a Lock's statements go to: the database that it began with.
 type tables struct {
-	// database is what the statements name. "" is the connection's own: as long as it isn't known, or
-	// for good if its name can't be part of a statement.
+	// database is what the statements name. "" is the connection's own: as long as it isn't known,
+	// or for good if its name can't be part of a statement.
 	database       string
 	known          bool
 	ascii, unicode *statements
@@ -32,8 +32,8 @@ func (t *tables) in(e encoding) *statements {
 }
 
 // learn asks a session for its database, which all statements name from then on: a session in which
-// somebody said USE can't lead them elsewhere. In a pool of Open it is that of the config. p is what
-// the session said of itself.
+// somebody said USE can't lead them elsewhere. In a pool of Open it is that of the config. p is
+// what the session said of itself.
 func (t *tables) learn(ctx context.Context, s *session) (learned *tables, p *polled, err error) {
 	p, database, err := s.check(ctx)
 	if err != nil {
@@ -46,8 +46,8 @@ func (t *tables) learn(ctx context.Context, s *session) (learned *tables, p *pol
 	case database == "":
 		return t, p, nil // the next statement's error says so
 	case !isASCII(database) && (p.charset() != "" || strings.ContainsFunc(database, isPunctuation)):
-		// The statements would need utf8mb4, or the name can't be quoted so that every character set
-		// understands it: see WithDatabase.
+		// The statements would need utf8mb4, or the name can't be quoted so that every character
+		// set understands it: see WithDatabase.
 		database = ""
 	}
 	return &tables{database: database, known: true}, p, nil

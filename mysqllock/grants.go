@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// grants tries the lock's own statements in a form that touches no row. A server
-// that is read-only is sent no writes: the driver may end the session for it.
+// grants tries the lock's own statements in a form that touches no row. A server that is read-only
+// is sent no writes: the driver may end the session for it.
 func (p *preflight) grants() {
 	readOnly := p.readOnlyServer() != "" || p.readOnlySession()
 	fill := tableNames(p.options.database).Replace

@@ -7,34 +7,34 @@ import (
 	"time"
 )
 
-// Election is what an election's row says, for status pages and for routers
-// that are no candidates themselves.
+// Election is what an election's row says, for status pages and for routers that are no candidates
+// themselves.
 type Election struct {
 	Name string
 	// Holder is the leader's identity; empty if the election was released.
 	Holder string
-	// AcquireTime and RenewTime are when the holder began its term and when it
-	// last renewed, by the holder's own clock. Zero if not known.
+	// AcquireTime and RenewTime are when the holder began its term and when it last renewed, by the
+	// holder's own clock. Zero if not known.
 	AcquireTime, RenewTime time.Time
 	// LeaseDuration is how long followers wait for a renewal.
 	LeaseDuration time.Duration
 	// LeaderTransitions counts the changes of holder.
 	LeaderTransitions int
-	// LastUpdate is when the row was last written, and Age how long ago that
-	// is, both by the server's clock.
+	// LastUpdate is when the row was last written, and Age how long ago that is, both by the
+	// server's clock.
 	LastUpdate time.Time
 	Age        time.Duration
-	// Expired tells that there is a holder, but no renewal for longer than
-	// LeaseDuration: its candidate is gone, or the next one is about to take
-	// over. It decides nothing: followers go by what they observe themselves.
+	// Expired is whether there is a holder, but no renewal for longer than LeaseDuration: its
+	// candidate is gone, or the next one is about to take over. It decides nothing: followers go by
+	// what they observe themselves.
 	Expired bool
 	// FencingToken is that of the newest term; 0 if there never was one.
 	FencingToken int64
 }
 
 const (
-	// electionsSQL reads elections without locking anything. Names as bytes,
-	// which no connection's character set can change, times as microseconds.
+	// electionsSQL reads elections without locking anything. Names as bytes, which no connection's
+	// character set can change, times as microseconds.
 	electionsSQL = `SELECT CAST(r.election_name AS BINARY), CAST(r.leader_name AS BINARY), r.lease_duration_seconds,` +
 		` TIMESTAMPDIFF(MICROSECOND, '1970-01-01', r.acquire_time), TIMESTAMPDIFF(MICROSECOND, '1970-01-01', r.renew_time),` +
 		` r.leader_transitions, TIMESTAMPDIFF(MICROSECOND, '1970-01-01', r.last_update),` +
@@ -53,8 +53,8 @@ const (
 
 // GetElection reads one election: one plain read that locks nothing.
 //
-// Errors: apierrors.IsNotFound if it has no row. The options that it heeds are
-// WithDatabase and WithOperationTimeout (10 s by default).
+// Errors: apierrors.IsNotFound if it has no row. See [Option] for those that it uses; without
+// [WithOperationTimeout] it may take 10 s.
 func GetElection(ctx context.Context, db *sql.DB, name string, opts ...Option) (*Election, error) {
 	const op = "get election"
 	if err := validateName("election name", name, maxNameLength); err != nil {
@@ -70,8 +70,8 @@ func GetElection(ctx context.Context, db *sql.DB, name string, opts ...Option) (
 	return &found[0], nil
 }
 
-// ListElections reads all elections of the database, ordered by name: one plain
-// read that locks nothing. It heeds the same options as GetElection.
+// ListElections reads all elections of the database, ordered by name: one plain read that locks
+// nothing. It uses the options of [GetElection].
 func ListElections(ctx context.Context, db *sql.DB, opts ...Option) ([]Election, error) {
 	found, err := elections(ctx, db, opts, allElectionsSQL)
 	return found, wrap("list elections", "", err, db)

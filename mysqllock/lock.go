@@ -47,12 +47,12 @@ var _ resourcelock.Interface = (*Lock)(nil)
 // are.
 //
 // It does no I/O; [Migrate], or whoever applies [Schema], makes the tables. The pool stays the
-// caller's: New doesn't configure it, and nothing here closes it. Keep it open until the elector has
-// returned, or it can't release its lease.
+// caller's: New doesn't configure it, and nothing here closes it. Keep it open until the elector
+// has returned, or it can't release its lease.
 //
-// The election's name and the identity must have 1 to 255 characters of valid UTF-8, without control
-// characters and without a space at either end. With an EventRecorder, see [WithEventTarget] for the
-// namespace that events are in.
+// The election's name and the identity must have 1 to 255 characters of valid UTF-8, without
+// control characters and without a space at either end. With an EventRecorder, see
+// [WithEventTarget] for the namespace that events are in.
 func New(db *sql.DB, election string, config resourcelock.ResourceLockConfig, opts ...Option) (*Lock, error) {
 	fail := func(err error) (*Lock, error) { return nil, wrap("new", election, err, nil) }
 	if db == nil {
@@ -98,8 +98,8 @@ func (l *Lock) Identity() string { return l.config.Identity }
 func (l *Lock) Describe() string { return "election_records/" + l.election }
 
 // Get reads the election's record. The bytes are the record's JSON with the row's version: every
-// renewal changes them, also two within one second, and client-go's followers take nothing else for a
-// sign of life.
+// renewal changes them, also two within one second, and client-go's followers take nothing else for
+// a sign of life.
 //
 // A row that another Lock holds under this one's identity is reported as held by someone else, or
 // both would lead.
@@ -208,15 +208,15 @@ func (l *Lock) insert(o *operation, record resourcelock.LeaderElectionRecord) (*
 // holds a term, a takeover that begins a term otherwise, a release if the record has no holder.
 //
 // The outcome of a write that had no answer is unknown: the server may still apply the statement.
-// That is harmless, as it is a compare-and-swap, and a later Get recognises a row that this Lock wrote
-// itself.
+// That is harmless, as it is a compare-and-swap, and a later Get recognises a row that this Lock
+// wrote itself.
 //
-// Errors: apierrors.IsConflict if the row is not as last seen (with [ErrDuplicateIdentity] if another
-// candidate of the same identity holds it); apierrors.IsNotFound if it is gone. A release by a Lock
-// that no longer holds the row is refused by an error that is no conflict, as client-go would retry a
-// conflict without a pause; so is one by a leader that did not renew for RenewDeadline (half a lease
-// where that is not known), whose work has not ended yet unless [WithBeforeRelease]'s function did
-// that.
+// Errors: apierrors.IsConflict if the row is not as last seen (with [ErrDuplicateIdentity] if
+// another candidate of the same identity holds it); apierrors.IsNotFound if it is gone. A release
+// by a Lock that no longer holds the row is refused by an error that is no conflict, as client-go
+// would retry a conflict without a pause; so is one by a leader that did not renew for
+// RenewDeadline (half a lease where that is not known), whose work has not ended yet unless
+// [WithBeforeRelease]'s function did that.
 func (l *Lock) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
 	l.seeUpdate(ctx, record)
 	defer l.elector.updateReturns()
@@ -240,8 +240,8 @@ func (l *Lock) Update(ctx context.Context, record resourcelock.LeaderElectionRec
 		case old.uid == l.uid && token != 0:
 			return l.renew(o, old, record, token)
 		case old.isHeld() && old.uid != l.uid && !l.mayTakeOverNamesake(old) && !record.AcquireTime.Equal(&record.RenewTime):
-			// The record goes on with a term, the row is a successor's: the caller hasn't noticed. A
-			// takeover has equal times.
+			// The record goes on with a term, the row is a successor's: the caller hasn't noticed.
+			// A takeover has equal times.
 			return conflict(l.election, "the row is held by "+strconv.Quote(old.record.HolderIdentity)+", and the record does not begin a term")
 		default:
 			return l.takeOver(o, old, record)
@@ -249,8 +249,8 @@ func (l *Lock) Update(ctx context.Context, record resourcelock.LeaderElectionRec
 	})
 }
 
-// renew goes on with the term that has that token. No other candidate can have a term at that moment:
-// beginning one changes version and uid, and then no row matches.
+// renew goes on with the term that has that token. No other candidate can have a term at that
+// moment: beginning one changes version and uid, and then no row matches.
 func (l *Lock) renew(o *operation, old *row, record resourcelock.LeaderElectionRecord, token int64) error {
 	next := &row{record: record, uid: l.uid, version: o.newVersion(old.version)}
 	written := false
@@ -275,8 +275,8 @@ func (l *Lock) renew(o *operation, old *row, record resourcelock.LeaderElectionR
 	return nil
 }
 
-// takeOver begins a term. A row that is this Lock's own without a held token (a takeover whose reply
-// was lost, an earlier run of the elector) is taken over like any other, with another token.
+// takeOver begins a term. A row that is this Lock's own without a held token (a takeover whose
+// reply was lost, an earlier run of the elector) is taken over like any other, with another token.
 func (l *Lock) takeOver(o *operation, old *row, record resourcelock.LeaderElectionRecord) error {
 	l.term.end()
 	s := l.statements(record)
@@ -302,8 +302,8 @@ func (l *Lock) takeOver(o *operation, old *row, record resourcelock.LeaderElecti
 			return err
 		}
 	}
-	// Larger than the last one, which the statement compares with, and, as the server's clock goes on,
-	// than those of a fence row that was lost.
+	// Larger than the last one, which the statement compares with, and, as the server's clock goes
+	// on, than those of a fence row that was lost.
 	token := max(last.Int64+1, clock)
 	next := &row{record: record, uid: l.uid, version: o.newVersion(old.version)}
 	if err := l.swap(o, old, next, s.takeOver(l.election, last.Int64, token, old, next)); err != nil {

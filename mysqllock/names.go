@@ -9,10 +9,9 @@ import (
 // maxNameLength is the width of the name columns, in characters.
 const maxNameLength = 255
 
-// validateName refuses what a server could store as something else: a
-// non-strict sql_mode cuts what is too long, a PAD SPACE collation takes "a "
-// for "a", and bytes that are not UTF-8 end where the server stops
-// understanding them. Two elections could become one, or one two.
+// validateName refuses what a server could store as something else: a non-strict sql_mode cuts what
+// is too long, a PAD SPACE collation takes "a " for "a", and bytes that are not UTF-8 end where the
+// server stops understanding them. Two elections could become one, or one two.
 func validateName(field, name string, limit int) error {
 	switch n := utf8.RuneCountInString(name); {
 	case name == "":
@@ -35,13 +34,12 @@ func validateName(field, name string, limit int) error {
 	return nil
 }
 
-// isPunctuation tells what of ASCII could be SQL outside of quotes.
+// isPunctuation reports whether r is ASCII and could be SQL outside of quotes.
 func isPunctuation(r rune) bool {
 	return r <= unicode.MaxASCII && !unicode.IsLetter(r) && !unicode.IsDigit(r) && r != '_'
 }
 
-// isASCII reports whether s means the same in every character set that a
-// connection can have.
+// isASCII reports whether s means the same in every character set that a connection can have.
 func isASCII(s string) bool {
 	for i := range len(s) {
 		if s[i] >= utf8.RuneSelf {

@@ -25,12 +25,13 @@ type operation struct {
 // memory is what an operation leaves for the next one. It travels in Lock.turn, a channel of
 // capacity one: who hasn't taken it can't touch it.
 type memory struct {
-	// observed is the row as the elector last saw it: through a successful Get, Create or Update and by
-	// no other way, as the next Update may overwrite exactly this row. Nil before that.
+	// observed is the row as the elector last saw it: through a successful Get, Create or Update
+	// and by no other way, as the next Update may overwrite exactly this row. Nil before that.
 	observed *row
 	// sighting is for WithServerClock.
 	sighting sighting
-	// lastVersion is the version of the last write that was tried, and the version that it was to follow.
+	// lastVersion is the version of the last write that was tried, and the version that it was to
+	// follow.
 	lastVersion struct{ after, version int64 }
 	// reported is the uid that ErrDuplicateIdentity was last logged for.
 	reported string
@@ -80,8 +81,8 @@ func (l *Lock) operate(ctx context.Context, op string, f func(*operation) error)
 
 var errLate = fmt.Errorf("the reply came after the deadline: %w", context.DeadlineExceeded)
 
-// late reports a reply that came too late. Timers may fire late in a process that was paused, so the
-// context alone can't show it.
+// late reports a reply that came too late. Timers may fire late in a process that was paused, so
+// the context alone can't show it.
 func (o *operation) late() error {
 	if err := o.ctx.Err(); err != nil {
 		return err

@@ -9,8 +9,20 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
-// An Option changes a default of New, Migrate, GetElection, ListElections or
-// Preflight. The first Option that can't be used makes the call fail.
+// An Option changes a default of a function that takes Options. The first that can't be used makes
+// the call fail. Each function uses those marked here and ignores the others, so that one list can
+// be given to all:
+//
+//	                             New   Preflight   GetElection     Migrate
+//	                                               ListElections
+//	WithDatabase                  x        x             x            x
+//	WithOperationTimeout          x        x             x
+//	WithTimings                   x        x
+//	WithServerClock               x        x
+//	WithSameIdentityTakeover      x
+//	WithBeforeRelease             x
+//	WithEventTarget               x
+//	WithBatch                     x
 type Option func(*options) error
 
 type options struct {
@@ -37,19 +49,19 @@ func applyOptions(opts []Option) (options, error) {
 	return o, nil
 }
 
-// WithDatabase names the database (MySQL's "schema") that holds the tables
-// election_records and election_fences. Default: the connection's own. A name
-// beyond ASCII must have, of ASCII, only letters, digits and "_".
+// WithDatabase names the database (MySQL's "schema") that holds the tables election_records and
+// election_fences. Default: the connection's own. The ASCII characters of a non-ASCII name must be
+// letters, digits and "_".
 func WithDatabase(name string) Option {
 	return func(o *options) error {
 		if err := validateName("WithDatabase", name, 64); err != nil {
 			return err
 		}
 		if !isASCII(name) && strings.ContainsFunc(name, isPunctuation) {
-			// It is part of the statements, and in sjis or gbk a part of such a
-			// character may swallow the backtick before or after the next one. Then
-			// the name stands outside of its quotes: it must not be SQL.
-			return fmt.Errorf("WithDatabase %q has punctuation or spaces beside characters beyond ASCII, which is not safe in every character set; rename the database", name)
+			// It is part of the statements, and in sjis or gbk a part of such a character may
+			// swallow the backtick before or after the next one. Then the name stands outside of
+			// its quotes: it must not be SQL.
+			return fmt.Errorf("WithDatabase %q has non-ASCII characters, and punctuation or spaces beside them, which is not safe in every character set; rename the database", name)
 		}
 		o.database = name
 		return nil

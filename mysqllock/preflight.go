@@ -35,20 +35,17 @@ func (f Finding) String() string {
 	return fmt.Sprintf("%s: %s: %s; %s", f.Severity, f.Subject, f.Problem, f.Remedy)
 }
 
-// Preflight tells what is wrong with a database as a place for locks, before
-// production does. It changes nothing: the tables and their definition, the
-// account's grants, too few or far too many, a read-only or too old server, the
-// session's settings, durability settings with which a term that was
-// acknowledged can vanish, replication, encryption, the round-trip time against
-// the deadline of an operation, the clocks.
+// Preflight finds out what is wrong with a database as a place for locks, before production does.
+// It looks at the tables and their definition, triggers on them, the account's grants (too few or
+// far too many), a read-only or too old server, the session's settings, durability settings that
+// can lose an acknowledged term, replication, encryption, and the round-trip time against the
+// deadline of an operation. It changes nothing.
 //
-// Give it the account, the pool and the options that the lock will have. It
-// needs no privileges beyond the lock's own; what it may not look at it leaves
-// out: on MySQL, triggers on the tables, which only accounts with TRIGGER are
-// told, and whether a server that takes writes is a replica all the same, which
-// only accounts with REPLICATION CLIENT are told. No findings of
-// SeverityError mean that elections will work now; what a server's software
-// makes of the statements is what mysqllocktest tells.
+// Give it the account, the pool and the options that the lock will have. It needs no privileges
+// beyond the lock's own, and leaves out what it may not see: on MySQL, triggers (that takes
+// TRIGGER), and whether a server that takes writes is also a replica (that takes REPLICATION
+// CLIENT). Without a finding of [SeverityError] elections will work now. Whether the server's
+// software runs the statements rightly is another question, for package mysqllocktest.
 //
 // An error is returned only if the database can't be asked at all.
 func Preflight(ctx context.Context, db *sql.DB, opts ...Option) ([]Finding, error) {
@@ -112,8 +109,8 @@ func (p *preflight) add(severity Severity, subject, problem, remedy string) {
 	p.findings = append(p.findings, Finding{severity, subject, problem, remedy})
 }
 
-// refused adds what the server has against something that a lock does. An error
-// that is said of all that follows is found once.
+// refused adds what the server has against something that a lock does. An error that is said of all
+// that follows is found once.
 func (p *preflight) refused(what string, err error) {
 	n := number(err)
 	switch {
@@ -130,14 +127,14 @@ func (p *preflight) refused(what string, err error) {
 }
 
 const (
-	// selectLimitSQL reads what cuts the answers to SHOW, too; no row if it is 0. A
-	// node of Galera that is not part of its cluster answers to SHOW alone.
+	// selectLimitSQL reads what cuts the answers to SHOW, too; no row if it is 0. A node of Galera
+	// that is not part of its cluster answers to SHOW alone.
 	selectLimitSQL = `SHOW VARIABLES LIKE 'sql_select_limit'`
 	// minSelectLimit is more than anything here has rows.
 	minSelectLimit = 10_000
 
-	// variablesSQL reads settings that differ between servers and versions: what
-	// isn't known has no row.
+	// variablesSQL reads settings that differ between servers and versions: what isn't known has no
+	// row.
 	variablesSQL = `SHOW VARIABLES WHERE Variable_name IN ('version', 'autocommit', 'character_set_client', 'character_set_connection',` +
 		` 'character_set_results', 'read_only', 'super_read_only', 'transaction_read_only', 'tx_read_only', 'innodb_read_only', 'innodb_flush_log_at_trx_commit',` +
 		` 'log_bin', 'sync_binlog', 'binlog_format', 'innodb_doublewrite', 'wsrep_on', 'group_replication_group_name')`
@@ -148,8 +145,8 @@ const (
 	absentElection = "mysqllock preflight "
 )
 
-// liftSelectLimit makes the session return whole answers for as long as Preflight
-// asks; restore ends that. What a lock reads has limits of its own.
+// liftSelectLimit makes the session return whole answers for as long as Preflight asks; restore
+// ends that. What a lock reads has limits of its own.
 func (p *preflight) liftSelectLimit() (restore func(), err error) {
 	var name string
 	var limit uint64
@@ -187,7 +184,7 @@ func (p *preflight) is(variable string, values ...string) bool {
 	return slices.Contains(values, p.variables[variable])
 }
 
-// isOn tells also values of newer servers, such as read_only=NO_LOCK.
+// isOn also knows values of newer servers, such as read_only=NO_LOCK.
 func (p *preflight) isOn(variable string) bool { return !p.is(variable, "", "OFF", "0") }
 
 func (p *preflight) outsideCluster() bool {
@@ -204,7 +201,7 @@ func (p *preflight) session() {
 	}
 	for _, name := range []string{"character_set_client", "character_set_connection", "character_set_results"} {
 		if !p.is(name, "UTF8MB4") {
-			p.add(SeverityWarning, name, "it is "+strings.ToLower(p.variables[name])+", so that names beyond ASCII are refused", "set charset=utf8mb4 in the DSN")
+			p.add(SeverityWarning, name, "it is "+strings.ToLower(p.variables[name])+", so that non-ASCII names are refused", "set charset=utf8mb4 in the DSN")
 		}
 	}
 }

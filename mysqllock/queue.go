@@ -51,8 +51,7 @@ func (q *queue) flush() {
 	waiting := q.waiting
 	q.waiting = nil
 	q.mu.Unlock()
-	// The statement ends with the last of those who wait for it, whose own
-	// contexts may end before.
+	// The statement ends with the last of those who wait for it, whose own contexts may end before.
 	var last time.Time
 	live := waiting[:0]
 	for _, m := range waiting {

@@ -15,10 +15,10 @@ import (
 // of OnStartedLeading.
 //
 // f is called once a term, while the fencing token is still valid. Its context ends one operation
-// before the lease does, counted from the last renewal: there are no renewals meanwhile. If f returns
-// an error, or has not returned by then, or if this Lock had lost sight of its lease when f was due,
-// nothing is released and the lease is left to expire; the elector goes on without waiting for f, and
-// ends the context of OnStartedLeading.
+// before the lease does, counted from the last renewal: there are no renewals meanwhile. If f
+// returns an error, or has not returned by then, or if this Lock had lost sight of its lease when f
+// was due, nothing is released and the lease is left to expire; the elector goes on without waiting
+// for f, and ends the context of OnStartedLeading.
 //
 // f must stop the work itself. It can't wait for OnStartedLeading's context, which may end before f
 // (the elector was cancelled) or only after it (the lease was lost).
@@ -32,10 +32,10 @@ func WithBeforeRelease(f func(context.Context) error) Option {
 	}
 }
 
-// drain runs WithBeforeRelease's function, once a term and only while this Lock holds one. The lease
-// isn't renewed meanwhile, so that the function must end one operation, the release, before followers
-// may take over; one that goes on isn't waited for, as the elector ends its leader's context only
-// afterwards.
+// drain runs WithBeforeRelease's function, once a term and only while this Lock holds one. The
+// lease isn't renewed meanwhile, so that the function must end one operation, the release, before
+// followers may take over; one that goes on isn't waited for, as the elector ends its leader's
+// context only afterwards.
 func (l *Lock) drain(ctx context.Context) error {
 	f := l.options.beforeRelease
 	if f == nil {
@@ -67,17 +67,17 @@ func (l *Lock) drain(ctx context.Context) error {
 	return err
 }
 
-// release gives the lease up, if it is this Lock's own. The term, and with it the token, ends before
-// anything is sent: once the row is released, anybody may begin the next one.
+// release gives the lease up, if it is this Lock's own. The term, and with it the token, ends
+// before anything is sent: once the row is released, anybody may begin the next one.
 //
 // A release is refused, and the lease left to expire, if
 //
-//   - the lease has ended: the elector calls itself leader until Update returns, and has already spent
-//     a deadline on the Get before it;
+//   - the lease has ended: the elector calls itself leader until Update returns, and has already
+//     spent a deadline on the Get before it;
 //   - the elector gave up for want of renewals: it stops its work only after the release, so that a
 //     successor would lead beside it for as long as the reply takes;
-//   - WithBeforeRelease's function did not run, because this Lock had lost sight of its row, and with
-//     it the term, when the function was due.
+//   - WithBeforeRelease's function did not run, because this Lock had lost sight of its row, and
+//     with it the term, when the function was due.
 func (l *Lock) release(o *operation, old *row, record resourcelock.LeaderElectionRecord) error {
 	limit := l.renewDeadline()
 	gaveUp := l.term.pastRenewDeadline(limit)
@@ -106,8 +106,8 @@ func (l *Lock) release(o *operation, old *row, record resourcelock.LeaderElectio
 		case err == nil:
 			return l.accept(o, next)
 		case errors.As(err, &lost) && lost.now != nil:
-			// A late renewal of this Lock's own: released in the next round, as older versions of client-go
-			// don't try again. Held by another: refused there.
+			// A late renewal of this Lock's own: released in the next round, as older versions of
+			// client-go don't try again. Held by another: refused there.
 			old = lost.now
 		default:
 			return err

@@ -21,8 +21,8 @@ type row struct {
 	uid     string
 	version int64
 
-	// With WithServerClock: whether the answering server wrote the row, how long ago, and whether expire
-	// found that its lease is over.
+	// With WithServerClock: whether the answering server wrote the row, how long ago, and whether
+	// expire found that its lease is over.
 	sameServer bool
 	age        time.Duration
 	expired    bool
@@ -45,8 +45,8 @@ func (r *row) holder() string {
 }
 
 // raw is the bytes of Get: record's JSON with the row's version as one more field. Every renewal
-// changes them, also two within one second, and client-go's followers take nothing else for a sign of
-// life.
+// changes them, also two within one second, and client-go's followers take nothing else for a sign
+// of life.
 func (r *row) raw(record resourcelock.LeaderElectionRecord) ([]byte, error) {
 	raw, err := json.Marshal(record)
 	if err != nil {
@@ -230,8 +230,8 @@ func fromMicros(t sql.NullInt64) metav1.Time {
 	return metav1.NewTime(time.UnixMicro(t.Int64).UTC())
 }
 
-// duration is n units; the longest there is (292 years) where that overflows, as with a row from the
-// year 1000.
+// duration is n units; the longest there is (292 years) where that overflows, as with a row from
+// the year 1000.
 func duration(n int64, unit time.Duration) time.Duration {
 	switch limit := math.MaxInt64 / int64(unit); {
 	case n > limit:

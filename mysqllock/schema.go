@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// Schema is the DDL of the tables election_records and election_fences, for
-// goose, Flyway or a DBA's hands. Migrate runs the same statements.
+// Schema is the DDL of the tables election_records and election_fences, for goose, Flyway or a
+// DBA's hands. Migrate runs the same statements.
 //
 //go:embed schema.sql
 var Schema string
@@ -19,25 +19,24 @@ var Schema string
 // migrateTimeout bounds how long Migrate works and waits for other sessions.
 const migrateTimeout = time.Minute
 
-// Migrate makes the tables, or upgrades them in place. WithDatabase is the one
-// option that it heeds.
+// Migrate makes the tables, or upgrades them in place. [WithDatabase] is the only option that it
+// uses.
 //
-//   - Tables that are there and current: it changes nothing, and needs no more
-//     than the privileges that the lock itself needs.
+//   - Tables that are there and current: it changes nothing, and needs no more than the privileges
+//     that the lock itself needs.
 //   - No tables: it makes them; needs CREATE.
-//   - A table election_records of the earlier library (v0: id, election_name,
-//     leader_name, last_update, and often many rows for one election): it keeps
-//     the newest row of each election and adds the key and the columns, under
-//     LOCK TABLES, so that no candidate writes meanwhile; needs ALTER, CREATE,
-//     DELETE, DROP, INSERT and LOCK TABLES. Stop all candidates of v0 before:
-//     what they write afterwards elects nobody. A row whose names don't fit is
-//     reported, and nothing is changed.
-//   - Another table of one of the two names: an error that says what differs,
-//     and nothing is changed.
+//   - A table election_records of the earlier library (v0: id, election_name, leader_name,
+//     last_update, and often many rows for one election): it keeps the newest row of each election
+//     and adds the key and the columns, under LOCK TABLES, so that no candidate writes meanwhile;
+//     needs ALTER, CREATE, DELETE, DROP, INSERT and LOCK TABLES. Stop all candidates of v0 before:
+//     what they write afterwards elects nobody. A row whose names don't fit is reported, and
+//     nothing is changed.
+//   - Another table of one of the two names: an error that says what differs, and nothing is
+//     changed.
 //
-// Any number of processes may call it at once, at every start. It takes at most a
-// minute, or as long as ctx lives. A table of v0 with many millions of rows may
-// need more than one call: what one has deleted stays deleted.
+// Any number of processes may call it at once, at every start. It takes at most a minute, or as
+// long as ctx lives. A table of v0 with many millions of rows may need more than one call: what one
+// has deleted stays deleted.
 func Migrate(ctx context.Context, db *sql.DB, opts ...Option) error {
 	if db == nil {
 		return wrap("migrate", "", errNoPool, nil)
@@ -52,14 +51,12 @@ func Migrate(ctx context.Context, db *sql.DB, opts ...Option) error {
 		err := migrate(ctx, db, o.database)
 		if n := number(err); n != errLockWaitTimeout && n != errDeadlock {
 			if cause := ctx.Err(); err != nil && cause != nil && n == 0 && !errors.Is(err, cause) {
-				// A session that ctx has ended says "bad connection" to all that
-				// follows.
+				// A session that ctx has ended says "bad connection" to all that follows.
 				err = fmt.Errorf("%w: %w", cause, err)
 			}
 			return wrap("migrate", "", err, db)
 		}
-		// Another process is at it: its locks outlive this session's short
-		// lock_wait_timeout.
+		// Another process is at it: its locks outlive this session's short lock_wait_timeout.
 		select {
 		case <-ctx.Done():
 			return wrap("migrate", "", fmt.Errorf("%w: %w", ctx.Err(), err), db)
@@ -103,10 +100,10 @@ func migrate(ctx context.Context, db *sql.DB, database string) error {
 		return nil
 	}
 
-	// A statement that ctx abandons goes on waiting at the server, and nobody
-	// may use the tables that it waits for: for a year by default. With this it
-	// gives up, and Migrate tries again as long as ctx lives. The session is
-	// discarded afterwards, not to come back to the pool with other settings.
+	// A statement that ctx abandons goes on waiting at the server, and nobody may use the tables
+	// that it waits for: for a year by default. With this it gives up, and Migrate tries again as
+	// long as ctx lives. The session is discarded afterwards, not to come back to the pool with
+	// other settings.
 	defer discard(conn)
 	if _, err := conn.ExecContext(ctx, migrateSessionSQL); err != nil {
 		return err
@@ -134,13 +131,12 @@ func migrate(ctx context.Context, db *sql.DB, database string) error {
 }
 
 const (
-	// migrateSessionSQL bounds how long the session's statements wait for a
-	// table, and lifts what would refuse them or hide rows from them.
+	// migrateSessionSQL bounds how long the session's statements wait for a table, and lifts what
+	// would refuse them or hide rows from them.
 	migrateSessionSQL = `SET SESSION lock_wait_timeout = 1, sql_safe_updates = 0, sql_select_limit = 18446744073709551615`
 )
 
-// schemaStatements are those of Schema with the database's name put in, if it
-// has one.
+// schemaStatements are those of Schema with the database's name put in, if it has one.
 func schemaStatements(database string) []string {
 	var statements []string
 	var text strings.Builder

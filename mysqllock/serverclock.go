@@ -7,10 +7,10 @@ import "time"
 //
 // It counts only for another candidate's lease, only when the row has not changed between two looks
 // so far apart that a live leader would have renewed in between (two retry periods as [WithTimings]
-// says, else a third of the stored lease), only when the server that answers is the one that wrote the
-// row and has not restarted since (another server's clock may be ahead), and only when the lease has
-// been over for a tenth of its duration, at least 0.5 s. Otherwise the lock goes by what client-go
-// observes, as without this option.
+// says, else a third of the stored lease), only when the server that answers is the one that wrote
+// the row and has not restarted since (another server's clock may be ahead), and only when the
+// lease has been over for a tenth of its duration, at least 0.5 s. Otherwise the lock goes by what
+// client-go observes, as without this option.
 //
 // Don't use it with binlog_format=STATEMENT: a replica would put its own name where the primary's
 // belongs.
@@ -32,8 +32,8 @@ type sighting struct {
 }
 
 // expire finds out whether r is the lease of a candidate that is gone, by the rules of
-// WithServerClock, and returns the row as last read. A live leader is never found gone: it would have
-// renewed between the two looks.
+// WithServerClock, and returns the row as last read. A live leader is never found gone: it would
+// have renewed between the two looks.
 func (l *Lock) expire(o *operation, r *row) (*row, error) {
 	if o.sighting.version != r.version || o.sighting.uid != r.uid {
 		o.sighting = sighting{r.version, r.uid, time.Now()}
@@ -50,8 +50,9 @@ func (l *Lock) expire(o *operation, r *row) (*row, error) {
 	if o.started.Sub(o.sighting.at) < apart || !isOver(r) {
 		return r, nil
 	}
-	// Only a server that has been up since before the row was written can know the row's age: a restart
-	// may have changed its clock. Row and uptime are of one server, as they are read by one session.
+	// Only a server that has been up since before the row was written can know the row's age: a
+	// restart may have changed its clock. Row and uptime are of one server, as they are read by one
+	// session.
 	var name string
 	var uptime int64
 	if err := o.session.queryRow(o.ctx, statement{text: uptimeSQL}, &name, &uptime); err != nil {

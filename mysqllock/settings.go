@@ -59,8 +59,7 @@ func (p *preflight) replication() {
 	}
 }
 
-// isReplica tells one of MariaDB that replicates now, and, if the account may
-// know it, any.
+// isReplica recognises a MariaDB that replicates now, and, if the account may know it, any.
 func (p *preflight) isReplica() bool {
 	replica := p.isOn("slaves_running")
 	// What it may not look at is left out. MySQL before 8.0.22 has the second alone.

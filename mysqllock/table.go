@@ -73,7 +73,7 @@ type queryer interface {
 const (
 	// inDatabase: see eachOfTable.
 	inDatabase = `TABLE_SCHEMA = {database}`
-	// everyRow is as many as there are, whatever sql_select_limit says.
+	// everyRow returns as many rows as there are, whatever sql_select_limit says.
 	everyRow = ` LIMIT 18446744073709551615`
 
 	// tableSQL: parameters (database, table); a row if it exists.
@@ -88,8 +88,8 @@ const (
 		` WHERE ` + inDatabase + ` AND TABLE_NAME = ? AND INDEX_NAME = 'PRIMARY' ORDER BY SEQ_IN_INDEX` + everyRow
 )
 
-// find reads the definition of the table that is to be want: nil if there is
-// none, an error if it is neither want nor the table of v0.
+// find reads the definition of the table that is to be want: nil if there is none, an error if it
+// is neither want nor the table of v0.
 func find(ctx context.Context, db queryer, database string, want *table) (*table, error) {
 	var last *table
 	for {
@@ -101,14 +101,14 @@ func find(ctx context.Context, db queryer, database string, want *table) (*table
 		if err == nil || last != nil && last.equals(have) {
 			return have, err
 		}
-		// A description takes several queries, and another process may have
-		// upgraded the table in between: half of it is old then.
+		// A description takes several queries, and another process may have upgraded the table in
+		// between: half of it is old then.
 		last = have
 	}
 }
 
-// describe reads a table's definition; nil if there is no such table, or none
-// that the account has a privilege on.
+// describe reads a table's definition; nil if there is no such table, or none that the account has
+// a privilege on.
 func describe(ctx context.Context, db queryer, database, name string) (*table, error) {
 	t := &table{name: name}
 	err := eachOfTable(ctx, db, tableSQL, database, name, func(scan scanner) error { return scan(&t.engine) })
@@ -135,11 +135,10 @@ func describe(ctx context.Context, db queryer, database, name string) (*table, e
 	return t, err
 }
 
-// eachOfTable calls f for every row that a query of information_schema has for a
-// table in the database that WithDatabase names, or else in the connection's own.
-// That one's name may have any characters, which would not travel safely in every
-// character set, and so it never leaves the server. The two are not put together
-// in SQL, as an expression of both may have no collation.
+// eachOfTable calls f for every row that a query of information_schema has for a table in the
+// database that WithDatabase names, or else in the connection's own. That one's name may have any
+// characters, which would not travel safely in every character set, and so it never leaves the
+// server. The two are not put together in SQL, as an expression of both may have no collation.
 func eachOfTable(ctx context.Context, db queryer, query, database, table string, f func(scanner) error) error {
 	in, args := `DATABASE()`, []any{table}
 	if database != "" {
@@ -156,7 +155,7 @@ func each(ctx context.Context, db queryer, query string, args []any, f func(scan
 	if err != nil {
 		return err
 	}
-	defer func() { _ = rows.Close() }() // rows.Err tells
+	defer func() { _ = rows.Close() }() // rows.Err has the error
 	for rows.Next() {
 		if err := f(rows.Scan); err != nil {
 			return err
@@ -178,7 +177,7 @@ func (t *table) equals(u *table) bool {
 	return t.name == u.name && t.engine == u.engine && slices.Equal(t.columns, u.columns) && slices.Equal(t.primaryKey, u.primaryKey)
 }
 
-// isV0 tells the table of the earlier library.
+// isV0 reports whether it is the table of the earlier library.
 func (t *table) isV0() bool {
 	names := make([]string, len(t.columns))
 	for i, c := range t.columns {
@@ -188,8 +187,8 @@ func (t *table) isV0() bool {
 	return slices.Equal(names, []string{"election_name", "id", "last_update", "leader_name"}) && slices.Equal(t.primaryKey, []string{"id"})
 }
 
-// mustBe reports what keeps t from serving as want. Wider columns and further
-// ones that an INSERT may leave out do no harm.
+// mustBe reports what keeps t from serving as want. Wider columns and further ones that an INSERT
+// may leave out do no harm.
 func (t *table) mustBe(want *table) error {
 	var differences []string
 	differ := func(format string, args ...any) { differences = append(differences, fmt.Sprintf(format, args...)) }

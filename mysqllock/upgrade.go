@@ -19,14 +19,14 @@ const (
 	lockV0SQL = `LOCK TABLES {records} WRITE`
 	unlockSQL = `UNLOCK TABLES`
 
-	// rowsV0SQL reads all rows in the order of their key, names as hexadecimal
-	// UTF-8, which no connection's character set can change, times as numbers.
+	// rowsV0SQL reads all rows in the order of their key, names as hexadecimal UTF-8, which no
+	// connection's character set can change, times as numbers.
 	rowsV0SQL = `SELECT id, HEX(CONVERT(election_name USING utf8mb4)), HEX(CONVERT(leader_name USING utf8mb4)),` +
 		` TIMESTAMPDIFF(MICROSECOND, '1970-01-01', last_update) FROM {records} ORDER BY id`
 
-	// deleteV0SQL removes a range of rows, but for those whose ids follow:
-	// parameters (first id, last id). A range has rowsOfDelete rows: v0 wrote a row
-	// with each try of each candidate, thousands a day.
+	// deleteV0SQL removes a range of rows, except those whose ids follow: parameters (first id,
+	// last id). A range has rowsOfDelete rows: v0 wrote a row with each try of each candidate,
+	// thousands a day.
 	deleteV0SQL  = `DELETE FROM {records} WHERE id >= ? AND id <= ?`
 	rowsOfDelete = 10_000
 
@@ -34,8 +34,7 @@ const (
 	fillV0SQL = `UPDATE {records} SET leader_name = COALESCE(leader_name, LEFT('-', 0)), last_update = COALESCE(last_update, UTC_TIMESTAMP(6))` +
 		` WHERE leader_name IS NULL OR last_update IS NULL`
 
-	// alterV0SQL makes election_records of schema.sql from the table of v0, all
-	// or nothing.
+	// alterV0SQL makes election_records of schema.sql from the table of v0, all or nothing.
 	alterV0SQL = `ALTER TABLE {records}` +
 		` DROP PRIMARY KEY,` +
 		` DROP COLUMN id,` +
@@ -62,8 +61,7 @@ func upgrade(ctx context.Context, conn *sql.Conn, database string) (err error) {
 		return err
 	}
 	defer func() {
-		// Also when ctx has ended: a session that kept the lock would stop
-		// every candidate.
+		// Also when ctx has ended: a session that kept the lock would stop every candidate.
 		unlock, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
 		if _, failed := conn.ExecContext(unlock, unlockSQL); failed != nil {
@@ -115,9 +113,9 @@ type rangeV0 struct {
 	rows        int
 }
 
-// readV0 reads all rows of v0. It returns the ids of the newest row of each
-// election, in ascending order, and all ids in ranges of rowsOfDelete rows. An
-// election that the new table can't have is an error.
+// readV0 reads all rows of v0. It returns the ids of the newest row of each election, in ascending
+// order, and all ids in ranges of rowsOfDelete rows. An election that the new table can't have is
+// an error.
 func readV0(ctx context.Context, conn *sql.Conn, query string) (newest []uint64, ranges []rangeV0, err error) {
 	type row struct {
 		id               uint64
