@@ -108,7 +108,7 @@ func testUnsafeQuoting(t *testing.T, admin, db *sql.DB, config *mysql.Config, ch
 	// then must not be SQL.
 	for _, sql := range []string{"`", "'", `"`, `\`, ".", " ", "-", "(", "@", "*"} {
 		_, err := mysqllock.GetElection(t.Context(), db, "victim", mysqllock.WithDatabase("a"+sql+prefix))
-		if err == nil || !strings.Contains(err.Error(), "beside characters beyond ASCII") {
+		if err == nil || !strings.Contains(err.Error(), "non-ASCII characters, and punctuation") {
 			t.Errorf("a database with %q: %v", sql, err)
 		}
 	}

@@ -158,21 +158,18 @@ func (l *Lock) Create(ctx context.Context, record resourcelock.LeaderElectionRec
 		return wrap("create", l.election, err, nil)
 	}
 	l.noteLease(record)
-	var made *row // by this call
 	return l.operate(ctx, "create", func(o *operation) error {
 		if _, err := l.learn(o); err != nil {
 			return err
 		}
-		if made == nil {
-			var err error
-			if made, err = l.insert(o, record); err != nil {
-				return err
-			}
+		made, err := l.insert(o, record)
+		if err != nil {
+			return err
 		}
 		if record.HolderIdentity == "" {
 			return l.accept(o, made)
 		}
-		err := l.takeOver(o, made, record)
+		err = l.takeOver(o, made, record)
 		var lost *lostError
 		if errors.As(err, &lost) {
 			return alreadyExists(l.election)
