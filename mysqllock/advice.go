@@ -22,6 +22,7 @@ const (
 	errUnknownDatabase     = 1049
 	errShutdown            = 1053
 	errUnknownColumn       = 1054
+	errDuplicateColumn     = 1060
 	errDuplicateKey        = 1062
 	errSyntax              = 1064
 	errTableReadLocked     = 1099 // by LOCK TABLES ... READ
@@ -82,8 +83,10 @@ func remedy(op string, err error, db *sql.DB) string {
 		return "this server is read-only, probably a replica or a demoted primary: connect to the primary"
 	}
 	switch number(err) {
-	case errNoSuchTable, errUnknownColumn:
+	case errNoSuchTable:
 		return "run mysqllock.Migrate, or apply mysqllock.Schema, in the database that the connection or WithDatabase names"
+	case errUnknownColumn:
+		return "the tables are of an earlier version: run mysqllock.Migrate, or the ALTER TABLE that mysqllock.Schema begins with"
 	case errUnknownDatabase, errNoDatabaseSelected:
 		return "create the database and name it in the DSN (MYSQL_DBNAME) or by WithDatabase"
 	case errTableDenied, errColumnDenied, errDatabaseDenied:

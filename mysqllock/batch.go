@@ -77,28 +77,28 @@ func (s *statements) pollMany(members []*batched) statement {
 const batchRenewSQL = `
 UPDATE (SELECT b.* FROM (SELECT ` + batchRow + `{more}) AS b
           STRAIGHT_JOIN {records} AS r ON r.election_name = b.name
-         WHERE r.version = b.observed AND r.leader_uid = b.uid AND {session}
+         WHERE r.version = b.observed AND r.leader_uid = b.uid AND NOT (r.step_down_uid <=> r.leader_uid) AND {session}
          LIMIT 1000 FOR UPDATE SKIP LOCKED) AS b
        STRAIGHT_JOIN {records} AS r ON r.election_name = b.name
    SET r.lease_duration_seconds = b.lease, r.acquire_time = b.acquired, r.renew_time = b.renewed, r.leader_transitions = b.transitions,
-       r.strategy = b.strategy, r.preferred_holder = b.preferred, r.version = b.version, r.last_update = UTC_TIMESTAMP(6), r.server = {server}`
+       r.strategy = b.strategy, r.preferred_holder = b.preferred, r.ready = b.ready, r.version = b.version, r.last_update = UTC_TIMESTAMP(6), r.server = {server}`
 
 // batchRow are the values of one renewal, the first of which name them and give the types for the
 // others. Names and uids get the columns' collation, or comparing would depend on the session's.
 const (
 	batchRow = binary + ` AS name, ` + binaryUID + ` AS uid, ? AS observed, ? AS lease, ? AS acquired, ? AS renewed,
-       ? AS transitions, {text} AS strategy, {text} AS preferred, ? AS version`
-	nextBatchRow = ` UNION ALL SELECT ` + binary + `, ` + binaryUID + `, ?, ?, ?, ?, ?, {text}, {text}, ?`
+       ? AS transitions, {text} AS strategy, {text} AS preferred, ? AS ready, ? AS version`
+	nextBatchRow = ` UNION ALL SELECT ` + binary + `, ` + binaryUID + `, ?, ?, ?, ?, ?, {text}, {text}, ?, ?`
 	binary       = `CONVERT({name} USING utf8mb4) COLLATE utf8mb4_bin`
 	binaryUID    = `CONVERT(? USING utf8mb4) COLLATE utf8mb4_bin`
 )
 
 func (s *statements) renewMany(members []*batched) statement {
-	args := make([]any, 0, 10*len(members))
+	args := make([]any, 0, 11*len(members))
 	for _, m := range members {
 		r := m.next.record
 		args = append(args, s.encode(m.lock.election), m.lock.uid, m.old.version, r.LeaseDurationSeconds, datetime(r.AcquireTime), datetime(r.RenewTime),
-			r.LeaderTransitions, s.encode(string(r.Strategy)), s.encode(r.PreferredHolder), m.next.version)
+			r.LeaderTransitions, s.encode(string(r.Strategy)), s.encode(r.PreferredHolder), m.next.ready, m.next.version)
 	}
 	return statement{s.expandMany(batchRenewSQL, nextBatchRow, len(members)), args}
 }

@@ -37,6 +37,9 @@ const startTimeout = 15 * time.Second
 // s to 33 s of the 15 s), and ElectLeader returns nil. Until then the lease is renewed, also while
 // the work takes its time to end.
 //
+// A leader that is asked to step down (see [RequestStepDown]) ends its work, releases the lease and
+// campaigns again, once another candidate has led or a lease has passed.
+//
 // An error is returned only at the start: a configuration that can't be used, or a database that
 // can't be reached within 15 s or migrated within a minute, or before ctx ended. Later outages are
 // survived.
@@ -59,8 +62,15 @@ func ElectLeader(ctx context.Context, election string, becomeLeader func(context
 
 func electLeader(ctx context.Context, db *sql.DB, election string, t timings, becomeLeader func(context.Context), loseLeadership func()) error {
 	const op = "elect leader"
+	asked := make(chan struct{}, 1) // to step down
 	lock, err := New(db, election, resourcelock.ResourceLockConfig{Identity: NewIdentity()},
-		WithTimings(t.leaseDuration, t.renewDeadline, t.retryPeriod), WithServerClock())
+		WithTimings(t.leaseDuration, t.renewDeadline, t.retryPeriod), WithServerClock(),
+		WithStepDown(func() {
+			select {
+			case asked <- struct{}{}:
+			default:
+			}
+		}))
 	if err != nil {
 		return err
 	}
@@ -73,7 +83,7 @@ func electLeader(ctx context.Context, db *sql.DB, election string, t timings, be
 		return err
 	}
 	for ctx.Err() == nil {
-		if err := campaign(ctx, lock, t, becomeLeader, loseLeadership); err != nil {
+		if err := campaign(ctx, lock, asked, t, becomeLeader, loseLeadership); err != nil {
 			return wrap(op, election, err, db)
 		}
 	}
@@ -126,7 +136,11 @@ func (l *termLock) whole(ctx context.Context) context.Context {
 }
 
 // campaign runs one elector, until its term is lost or ctx ends.
-func campaign(ctx context.Context, lock *Lock, t timings, becomeLeader func(context.Context), loseLeadership func()) error {
+func campaign(ctx context.Context, lock *Lock, asked <-chan struct{}, t timings, becomeLeader func(context.Context), loseLeadership func()) error {
+	select {
+	case <-asked: // in a term that is over
+	default:
+	}
 	// A leader's elector outlives ctx until the work has ended: it goes on renewing, and releases
 	// the lease only then.
 	electing, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -150,7 +164,7 @@ func campaign(ctx context.Context, lock *Lock, t timings, becomeLeader func(cont
 			OnStartedLeading: func(term context.Context) {
 				defer close(ended)
 				defer stop()
-				serve(ctx, term, becomeLeader, loseLeadership)
+				serve(ctx, term, asked, becomeLeader, loseLeadership)
 			},
 			OnStoppedLeading: func() {},
 		},
@@ -165,8 +179,8 @@ func campaign(ctx context.Context, lock *Lock, t timings, becomeLeader func(cont
 	return nil
 }
 
-// serve runs the work of one term.
-func serve(ctx, term context.Context, becomeLeader func(context.Context), loseLeadership func()) {
+// serve runs the work of one term, until ctx or the term ends, or the leader is asked to step down.
+func serve(ctx, term context.Context, asked <-chan struct{}, becomeLeader func(context.Context), loseLeadership func()) {
 	work, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(term, cancel)()
@@ -178,7 +192,11 @@ func serve(ctx, term context.Context, becomeLeader func(context.Context), loseLe
 		defer close(returned)
 		becomeLeader(work)
 	}()
-	<-work.Done()
+	select {
+	case <-work.Done():
+	case <-asked:
+		cancel()
+	}
 	loseLeadership()
 	<-returned
 }

@@ -90,7 +90,7 @@ func (l *Lock) isNamesake(r *row) bool {
 // mayTakeOverNamesake reports whether the row may be taken over because it is held under this
 // candidate's own identity.
 func (l *Lock) mayTakeOverNamesake(r *row) bool {
-	return l.options.sameIdentity && l.isNamesake(r)
+	return l.options.sameIdentity && l.isNamesake(r) && !r.isAsked()
 }
 
 // reportNamesake logs, once for each of them, that another candidate leads under this one's name.

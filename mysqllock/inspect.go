@@ -28,6 +28,10 @@ type Election struct {
 	// candidate is gone, or the next one is about to take over. It decides nothing: followers go by
 	// what they observe themselves.
 	Expired bool
+	// Ready is whether the holder could do its work at its last renewal: see [WithReadiness].
+	Ready bool
+	// StepDownRequested is whether the holder was asked to step down: see [RequestStepDown].
+	StepDownRequested bool
 	// FencingToken is that of the newest term; 0 if there never was one.
 	FencingToken int64
 }
@@ -38,7 +42,8 @@ const (
 	electionsSQL = `SELECT CAST(r.election_name AS BINARY), CAST(r.leader_name AS BINARY), r.lease_duration_seconds,` +
 		` TIMESTAMPDIFF(MICROSECOND, '1970-01-01', r.acquire_time), TIMESTAMPDIFF(MICROSECOND, '1970-01-01', r.renew_time),` +
 		` r.leader_transitions, TIMESTAMPDIFF(MICROSECOND, '1970-01-01', r.last_update),` +
-		` TIMESTAMPDIFF(MICROSECOND, r.last_update, UTC_TIMESTAMP(6)), COALESCE(f.fencing_token, 0)` +
+		` TIMESTAMPDIFF(MICROSECOND, r.last_update, UTC_TIMESTAMP(6)), COALESCE(f.fencing_token, 0),` +
+		` COALESCE(r.ready, 1), COALESCE(r.leader_name <> LEFT('-', 0) AND r.step_down_uid = r.leader_uid, 0)` +
 		` FROM {records} AS r LEFT JOIN {fences} AS f ON f.election_name = r.election_name`
 
 	// electionSQL reads one: parameters (name, as hexadecimal UTF-8).
@@ -101,7 +106,7 @@ func elections(ctx context.Context, db *sql.DB, opts []Option, query string, arg
 			acquired, renewed sql.NullInt64
 			updated, age      sql.NullInt64
 		)
-		err := scan(&e.Name, &holder, &lease, &acquired, &renewed, &transitions, &updated, &age, &e.FencingToken)
+		err := scan(&e.Name, &holder, &lease, &acquired, &renewed, &transitions, &updated, &age, &e.FencingToken, &e.Ready, &e.StepDownRequested)
 		if err != nil {
 			return err
 		}

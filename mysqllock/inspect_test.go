@@ -79,13 +79,13 @@ func TestAnElectionIsShownInEachOfItsStates(t *testing.T) {
 	exec(t, db, "UPDATE election_records SET last_update = UTC_TIMESTAMP(6) - INTERVAL 1 HOUR WHERE election_name IN ('expired', 'released')")
 
 	want := []mysqllock.Election{
-		{Name: "expired", Holder: "a", LeaseDuration: 15 * time.Second, Expired: true, FencingToken: expiredToken},
+		{Name: "expired", Holder: "a", LeaseDuration: 15 * time.Second, Expired: true, Ready: true, FencingToken: expiredToken},
 		{
-			Name: "held", Holder: "a", LeaseDuration: 15 * time.Second, FencingToken: token, LeaderTransitions: 3,
+			Name: "held", Holder: "a", LeaseDuration: 15 * time.Second, FencingToken: token, LeaderTransitions: 3, Ready: true,
 			AcquireTime: written.AcquireTime.Time, RenewTime: written.RenewTime.Time,
 		},
-		{Name: "never held", LeaseDuration: time.Second},
-		{Name: "released", LeaseDuration: time.Second},
+		{Name: "never held", LeaseDuration: time.Second, Ready: true},
+		{Name: "released", LeaseDuration: time.Second, Ready: true},
 	}
 	list, err := mysqllock.ListElections(t.Context(), db)
 	if err != nil {

@@ -32,6 +32,9 @@ type Lock struct {
 	turn chan *memory
 	term term
 
+	readiness  readiness
+	succession succession
+
 	elector seenTimings
 	// followedLease is the LeaseDuration of the observed row, in nanoseconds, if that has a holder.
 	followedLease atomic.Int64
@@ -86,6 +89,7 @@ func New(db *sql.DB, election string, config resourcelock.ResourceLockConfig, op
 		encoding: encodingOf(election, config.Identity),
 		turn:     make(chan *memory, 1),
 	}
+	l.readiness.f = o.readiness
 	l.turn <- &memory{}
 	l.tables.Store(tablesIn(o.database, o.serverClock))
 	return l, nil
@@ -109,9 +113,9 @@ func (l *Lock) Describe() string { return "election_records/" + l.election }
 func (l *Lock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
 	var record resourcelock.LeaderElectionRecord
 	var raw []byte
-	err := l.operate(ctx, "get", func(o *operation) error {
-		r, err := l.poll(o)
-		if err != nil {
+	var r *row
+	err := l.operate(ctx, "get", func(o *operation) (err error) {
+		if r, err = l.poll(o); err != nil {
 			return err
 		}
 		if err := o.late(); err != nil {
@@ -135,9 +139,11 @@ func (l *Lock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []b
 		switch {
 		case r.expired:
 			record.HolderIdentity = ""
-		case l.isNamesake(r) && !l.options.sameIdentity:
+		case l.isNamesake(r) && !l.mayTakeOverNamesake(r):
 			l.reportNamesake(o, r)
 			record.HolderIdentity += " (another candidate, uid " + r.uid + ")"
+		case r.uid == l.uid && r.isAsked() && l.term.current() == 0:
+			record.HolderIdentity += " (asked to step down)" // or an elector would go on at once
 		}
 		raw, err = r.raw(record)
 		return err
@@ -145,6 +151,7 @@ func (l *Lock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []b
 	if err != nil {
 		return nil, nil, err
 	}
+	l.succeed(ctx, r)
 	return &record, raw, nil
 }
 
@@ -158,7 +165,14 @@ func (l *Lock) Create(ctx context.Context, record resourcelock.LeaderElectionRec
 		return wrap("create", l.election, err, nil)
 	}
 	l.noteLease(record)
+	unready := l.askReadiness(ctx, record)
 	return l.operate(ctx, "create", func(o *operation) error {
+		o.unready = unready
+		if record.HolderIdentity != "" {
+			if err := l.mayBegin(o, &row{}); err != nil {
+				return err
+			}
+		}
 		if _, err := l.learn(o); err != nil {
 			return err
 		}
@@ -182,7 +196,7 @@ func (l *Lock) Create(ctx context.Context, record resourcelock.LeaderElectionRec
 // beginning a term is one statement, the same for a new election and an old one. A candidate that
 // dies in between leaves an election that anyone can take.
 func (l *Lock) insert(o *operation, record resourcelock.LeaderElectionRecord) (*row, error) {
-	released := &row{record: record, version: o.newVersion(0)}
+	released := &row{record: record, version: o.newVersion(0), ready: true}
 	released.record.HolderIdentity = ""
 	n, err := o.session.write(o.ctx, l.statements(record).insert(l.election, released))
 	switch {
@@ -227,7 +241,9 @@ func (l *Lock) Update(ctx context.Context, record resourcelock.LeaderElectionRec
 		}
 	}
 	l.noteLease(record)
+	unready := l.askReadiness(ctx, record)
 	return l.operate(ctx, "update", func(o *operation) error {
+		o.unready = unready
 		old, token := o.observed, l.term.current()
 		switch {
 		case old == nil:
@@ -249,7 +265,10 @@ func (l *Lock) Update(ctx context.Context, record resourcelock.LeaderElectionRec
 // renew goes on with the term that has that token. No other candidate can have a term at that
 // moment: beginning one changes version and uid, and then no row matches.
 func (l *Lock) renew(o *operation, old *row, record resourcelock.LeaderElectionRecord, token int64) error {
-	next := &row{record: record, uid: l.uid, version: o.newVersion(old.version)}
+	if l.term.isAsked() {
+		return errAskedToStepDown
+	}
+	next := l.next(o, old, record)
 	written := false
 	if b := l.options.batch; b != nil {
 		var err error
@@ -276,6 +295,9 @@ func (l *Lock) renew(o *operation, old *row, record resourcelock.LeaderElectionR
 // reply was lost, an earlier run of the elector) is taken over like any other, with another token.
 func (l *Lock) takeOver(o *operation, old *row, record resourcelock.LeaderElectionRecord) error {
 	l.term.end()
+	if err := l.mayBegin(o, old); err != nil {
+		return err
+	}
 	s := l.statements(record)
 	if err := o.session.endTransaction(o.ctx); err != nil {
 		return err // or the probe would leave the row locked
@@ -302,7 +324,7 @@ func (l *Lock) takeOver(o *operation, old *row, record resourcelock.LeaderElecti
 	// Larger than the last one, which the statement compares with, and, as the server's clock goes
 	// on, than those of a fence row that was lost.
 	token := max(last.Int64+1, clock)
-	next := &row{record: record, uid: l.uid, version: o.newVersion(old.version)}
+	next := l.next(o, old, record)
 	if err := l.swap(o, old, next, s.takeOver(l.election, last.Int64, token, old, next)); err != nil {
 		return err
 	}
@@ -324,15 +346,5 @@ func (l *Lock) swap(o *operation, old, next *row, s statement) error {
 	case n == 0:
 		return l.lost(o, old, next.record)
 	}
-	return nil
-}
-
-// accept records that next is now the row, unless the reply came too late to be trusted: then it is
-// as good as a reply that was lost.
-func (l *Lock) accept(o *operation, next *row) error {
-	if err := o.late(); err != nil {
-		return unanswered(err)
-	}
-	l.observe(o, next)
 	return nil
 }

@@ -19,6 +19,7 @@ type operation struct {
 	started time.Time
 	timeout time.Duration
 	session session
+	unready error // why this candidate is not ready; nil if it is: see WithReadiness
 	*memory
 }
 
@@ -33,6 +34,8 @@ type memory struct {
 	// lastVersion is the version of the last write that was tried, and the version that it was to
 	// follow.
 	lastVersion struct{ after, version int64 }
+	// standsDownUntil is until when this Lock begins no term, as it was asked to step down.
+	standsDownUntil time.Time
 	// reported is the uid that ErrDuplicateIdentity was last logged for.
 	reported string
 	// mariaDB is whether the last poll's server was one.
@@ -90,5 +93,15 @@ func (o *operation) late() error {
 	if time.Since(o.started) > o.timeout {
 		return errLate
 	}
+	return nil
+}
+
+// accept records that next is now the row, unless the reply came too late to be trusted: then it is
+// as good as a reply that was lost.
+func (l *Lock) accept(o *operation, next *row) error {
+	if err := o.late(); err != nil {
+		return unanswered(err)
+	}
+	l.observe(o, next)
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 //
 //	                             New   Preflight   GetElection     Migrate
 //	                                               ListElections
+//	                                               RequestStepDown
 //	WithDatabase                  x        x             x            x
 //	WithOperationTimeout          x        x             x
 //	WithTimings                   x        x
@@ -22,6 +23,8 @@ import (
 //	WithSameIdentityTakeover      x
 //	WithBeforeRelease             x
 //	WithEventTarget               x
+//	WithReadiness                 x
+//	WithStepDown                  x
 //	WithBatch                     x
 type Option func(*options) error
 
@@ -34,6 +37,8 @@ type options struct {
 	beforeRelease    func(context.Context) error
 	eventTarget      runtime.Object
 	batch            *Batch
+	stepDown         func()
+	readiness        func(context.Context) error
 }
 
 func applyOptions(opts []Option) (options, error) {

@@ -34,6 +34,8 @@ func (l *Lock) lost(o *operation, old *row, record resourcelock.LeaderElectionRe
 	case now == nil:
 		l.term.end()
 		return &lostError{cause: notFound(l.election)}
+	case now.version == old.version && now.uid == l.uid && now.isAsked() && l.term.current() != 0:
+		return l.stepDown(o)
 	case now.version == old.version && now.uid == old.uid:
 		return l.refused(o, record, "the election's row in election_fences was changed or deleted meanwhile")
 	case now.uid == l.uid:

@@ -234,6 +234,9 @@ func (p *preflight) tables() bool {
 		case have == nil:
 			there = false
 			p.add(SeverityError, want.name, "there is no such table in the database "+p.database+", or none that the account has a privilege on", "run mysqllock.Migrate or apply mysqllock.Schema, and grant SELECT, INSERT and UPDATE")
+		case have.lacksColumns():
+			there = false
+			p.add(SeverityError, want.name, "it is of an earlier version, without the columns ready and step_down_uid", "run mysqllock.Migrate, or the ALTER TABLE that mysqllock.Schema begins with")
 		case have.isV0():
 			there = false
 			p.add(SeverityError, want.name, "it is the table of the earlier go-leaderelection-mysql", "stop its candidates, and run mysqllock.Migrate, which upgrades it")

@@ -99,7 +99,7 @@ func (l *Lock) release(o *operation, old *row, record resourcelock.LeaderElectio
 		case notDrained:
 			return errors.New("not released, the lease is left to expire: it was not known to be held when the function of WithBeforeRelease was due, so that work may still go on")
 		}
-		next := &row{record: record, version: o.newVersion(old.version)}
+		next := &row{record: record, version: o.newVersion(old.version), ready: true}
 		err := l.swap(o, old, next, l.statements(record).release(l.election, old, next))
 		var lost *lostError
 		switch {

@@ -20,6 +20,9 @@ type row struct {
 	record  resourcelock.LeaderElectionRecord
 	uid     string
 	version int64
+	ready   bool // the leader can do its work, as far as it knows
+	// stepDownUID is the uid of the leader that was asked to step down.
+	stepDownUID string
 
 	// With WithServerClock: whether the answering server wrote the row, how long ago, and whether
 	// expire found that its lease is over.
@@ -30,6 +33,9 @@ type row struct {
 
 // isHeld reports whether the row names a leader that is not known to be gone.
 func (r *row) isHeld() bool { return r.record.HolderIdentity != "" && !r.expired }
+
+// isAsked reports whether the leader that the row names was asked to step down.
+func (r *row) isAsked() bool { return r.uid != "" && r.stepDownUID == r.uid }
 
 // leaseDuration is the one that the row's holder wrote.
 func (r *row) leaseDuration() time.Duration {
@@ -109,11 +115,19 @@ func (l *Lock) statements(r resourcelock.LeaderElectionRecord) *statements {
 // observe makes r the row that the elector has seen.
 func (l *Lock) observe(o *operation, r *row) {
 	o.observed = r
+	if r.isHeld() && r.uid != l.uid {
+		o.standsDownUntil = time.Time{} // another one leads
+	}
 	followed := time.Duration(0)
 	if r.isHeld() {
 		followed = r.leaseDuration()
 	}
 	l.followedLease.Store(int64(followed))
+}
+
+// next is the row that takes the place of old while this Lock holds the election.
+func (l *Lock) next(o *operation, old *row, record resourcelock.LeaderElectionRecord) *row {
+	return &row{record: record, uid: l.uid, version: o.newVersion(old.version), ready: o.unready == nil}
 }
 
 // polled is what pollSQL returns.
@@ -125,6 +139,8 @@ type polled struct {
 	lease, transitions        sql.NullInt64
 	acquired, renewed         sql.NullInt64
 	strategy, preferredHolder sql.NullString
+	ready                     sql.NullBool
+	stepDownUID               sql.NullString
 	sameServer                sql.NullBool
 	age                       sql.NullInt64
 }
@@ -133,7 +149,7 @@ type polled struct {
 func (p *polled) fields() []any {
 	return []any{
 		&p.state, &p.charsets, &p.version, &p.uid, &p.holder, &p.lease, &p.acquired, &p.renewed, &p.transitions,
-		&p.strategy, &p.preferredHolder, &p.sameServer, &p.age,
+		&p.strategy, &p.preferredHolder, &p.ready, &p.stepDownUID, &p.sameServer, &p.age,
 	}
 }
 
@@ -159,10 +175,12 @@ func (p *polled) row(e encoding) (*row, error) {
 		return nil, errors.New("the row's version is the largest there is, so that it can't be renewed; delete the row")
 	}
 	return &row{
-		uid:        p.uid.String,
-		version:    p.version.Int64,
-		sameServer: p.sameServer.Bool,
-		age:        duration(p.age.Int64, time.Microsecond),
+		uid:         p.uid.String,
+		version:     p.version.Int64,
+		ready:       p.ready.Bool || !p.ready.Valid,
+		stepDownUID: p.stepDownUID.String,
+		sameServer:  p.sameServer.Bool,
+		age:         duration(p.age.Int64, time.Microsecond),
 		record: resourcelock.LeaderElectionRecord{
 			HolderIdentity:       p.holder.String,
 			LeaseDurationSeconds: int(p.lease.Int64),

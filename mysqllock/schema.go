@@ -31,6 +31,8 @@ const migrateTimeout = time.Minute
 //     needs ALTER, CREATE, DELETE, DROP, INSERT and LOCK TABLES. Stop all candidates of v0 before:
 //     what they write afterwards elects nobody. A row whose names don't fit is reported, and
 //     nothing is changed.
+//   - A table election_records of an earlier version of this library, without the columns ready and
+//     step_down_uid: it adds them; needs ALTER. Candidates of that version go on working.
 //   - Another table of one of the two names: an error that says what differs, and nothing is
 //     changed.
 //
@@ -83,7 +85,7 @@ func migrate(ctx context.Context, db *sql.DB, database string) error {
 	}
 
 	// Both are looked at before either is changed.
-	var missing bool
+	var missing, lacking bool
 	var old *table
 	for _, want := range []*table{recordsTable, fencesTable} {
 		have, err := find(ctx, conn, database, want)
@@ -94,9 +96,11 @@ func migrate(ctx context.Context, db *sql.DB, database string) error {
 			missing = true
 		case have.isV0():
 			old = have
+		case want == recordsTable && have.lacksColumns():
+			lacking = true
 		}
 	}
-	if old == nil && !missing {
+	if old == nil && !missing && !lacking {
 		return nil
 	}
 
@@ -112,6 +116,14 @@ func migrate(ctx context.Context, db *sql.DB, database string) error {
 		if err := upgrade(ctx, conn, database); err != nil {
 			return err
 		}
+	}
+	if lacking {
+		if err := addColumns(ctx, conn, database); err != nil {
+			return err
+		}
+	}
+	if old == nil && !missing {
+		return nil
 	}
 	for _, statement := range schemaStatements(database) {
 		if _, err := conn.ExecContext(ctx, statement); err != nil {

@@ -470,7 +470,7 @@ func TestMigrateRefusesATableThatIsNotItsOwnAndChangesNothing(t *testing.T) {
 			[]string{"CREATE TABLE election_records (ballot INT PRIMARY KEY, version VARCHAR(10)" + utf8mb4 + ", election_name INT NULL)"},
 			"election_name is int, not varchar, it has no column leader_name, it has no column last_update, it has no column leader_uid," +
 				" it has no column lease_duration_seconds, it has no column acquire_time, it has no column renew_time, it has no column leader_transitions," +
-				" it has no column strategy, it has no column preferred_holder, it has no column server, version is varchar, not bigint," +
+				" it has no column strategy, it has no column preferred_holder, it has no column server, version is varchar, not bigint, it has no column ready, it has no column step_down_uid," +
 				" its column ballot has no default, its primary key is (ballot), not (election_name)",
 		},
 		{

@@ -40,14 +40,10 @@ func (l *Lock) expire(o *operation, r *row) (*row, error) {
 		return r, nil
 	}
 	lease := r.leaseDuration()
-	apart := lease / 3
-	if retry := l.options.timings.retryPeriod; retry > 0 {
-		apart = 2 * retry
-	}
 	isOver := func(r *row) bool {
 		return r.isHeld() && r.uid != l.uid && r.sameServer && r.age > lease+max(lease/10, 500*time.Millisecond)
 	}
-	if o.started.Sub(o.sighting.at) < apart || !isOver(r) {
+	if o.started.Sub(o.sighting.at) < l.twoRetries(r) || !isOver(r) {
 		return r, nil
 	}
 	// Only a server that has been up since before the row was written can know the row's age: a

@@ -39,7 +39,8 @@ SELECT ` + pollColumns + `
 const pollColumns = stateSQL + ` AS session, {charsets},
        COALESCE(r.version, 0), CAST(r.leader_uid AS BINARY), CAST(r.leader_name AS BINARY), r.lease_duration_seconds,
        TIMESTAMPDIFF(MICROSECOND, '1970-01-01', r.acquire_time), TIMESTAMPDIFF(MICROSECOND, '1970-01-01', r.renew_time),
-       r.leader_transitions, CAST(r.strategy AS BINARY), CAST(r.preferred_holder AS BINARY), {clock}`
+       r.leader_transitions, CAST(r.strategy AS BINARY), CAST(r.preferred_holder AS BINARY),
+       r.ready, CAST(r.step_down_uid AS BINARY), {clock}`
 
 func (s *statements) poll(election string) statement {
 	return statement{s.texts.poll, []any{s.encode(election)}}
@@ -48,9 +49,9 @@ func (s *statements) poll(election string) statement {
 // insertSQL makes an election's row: one row or error 1062; no row if the session may not write.
 const insertSQL = `
 INSERT INTO {records} (leader_name, leader_uid, lease_duration_seconds, acquire_time, renew_time,
-       leader_transitions, strategy, preferred_holder, version, last_update, server, election_name)
+       leader_transitions, strategy, preferred_holder, ready, version, last_update, server, election_name)
 SELECT {text}, {text}, ?, ?, ?,
-       ?, {text}, {text}, ?, UTC_TIMESTAMP(6), {server}, {name}
+       ?, {text}, {text}, ?, ?, UTC_TIMESTAMP(6), {server}, {name}
   FROM DUAL
  WHERE {session}`
 
@@ -58,14 +59,14 @@ func (s *statements) insert(election string, r *row) statement {
 	return statement{s.texts.insert, append(s.values(r), s.encode(election))}
 }
 
-// renewSQL is the compare-and-swap of a renewal: one row if the row was as observed, none if not.
-// Nobody else writes the Lock's own uid, and another write of its own changes the version. Neither
-// holder nor uid is ever empty here, and the uid is ASCII, which spares the server what releaseSQL
-// does.
+// renewSQL is the compare-and-swap of a renewal: one row if the row was as observed, none if not, or
+// if this leader was asked to step down. Nobody else writes the Lock's own uid, and another write of
+// its own changes the version. Neither holder nor uid is ever empty here, and the uid is ASCII, which
+// spares the server what releaseSQL does.
 const renewSQL = `
 UPDATE {records} AS r
    SET r.leader_name = {name}, r.leader_uid = {name}, ` + assignments + `
- WHERE r.election_name = {name} AND COALESCE(r.version, 0) = ? AND r.leader_uid = {name} AND {session}`
+ WHERE r.election_name = {name} AND COALESCE(r.version, 0) = ? AND r.leader_uid = {name} AND NOT (r.step_down_uid <=> r.leader_uid) AND {session}`
 
 func (s *statements) renew(election string, old, next *row) statement {
 	return statement{s.texts.renew, append(s.values(next), s.encode(election), old.version, s.encode(old.uid))}
@@ -75,7 +76,7 @@ func (s *statements) renew(election string, old, next *row) statement {
 // observed the same row only one can get it, as the first changes the version.
 const releaseSQL = `
 UPDATE {records} AS r
-   SET ` + names + assignments + `
+   SET ` + names + assignments + `, r.step_down_uid = LEFT('-', 0)
  WHERE r.election_name = {name} AND {observed} AND {session}`
 
 func (s *statements) release(election string, old, next *row) statement {
@@ -88,12 +89,15 @@ func (s *statements) release(election string, old, next *row) statement {
 // comes first, so that a takeover that waits for a guard doesn't hold the lease row meanwhile.
 const takeOverSQL = `
 UPDATE {fences} AS f STRAIGHT_JOIN {records} AS r ON r.election_name = f.election_name
-   SET f.fencing_token = ?, f.leader_uid = ?, ` + names + assignments + `
+   SET f.fencing_token = ?, f.leader_uid = ?, ` + names + assignments + `,
+       r.step_down_uid = IF(?, r.step_down_uid, LEFT('-', 0))
  WHERE f.election_name = {name} AND COALESCE(f.fencing_token, 0) = ? AND {observed} AND {session}`
 
 func (s *statements) takeOver(election string, last, token int64, old, next *row) statement {
 	args := append([]any{token, next.uid}, s.values(next)...)
-	return statement{s.texts.takeOver, append(args, s.encode(election), last, old.version, observedUID(old))}
+	// A request to step down that this Lock hasn't seen stands; one that it has seen is over.
+	keep := old.uid == next.uid && !old.isAsked()
+	return statement{s.texts.takeOver, append(args, keep, s.encode(election), last, old.version, observedUID(old))}
 }
 
 // probeSQL reads the last fencing token, NULL if the fence row is missing, and the server's clock. It
@@ -124,16 +128,16 @@ func (s *statements) insertFence(election string) statement {
 const (
 	names       = `r.leader_name = {text}, r.leader_uid = {text}, `
 	assignments = `r.lease_duration_seconds = ?, r.acquire_time = ?, r.renew_time = ?,
-       r.leader_transitions = ?, r.strategy = {text}, r.preferred_holder = {text}, r.version = ?,
+       r.leader_transitions = ?, r.strategy = {text}, r.preferred_holder = {text}, r.ready = ?, r.version = ?,
        r.last_update = UTC_TIMESTAMP(6), r.server = {server}`
 )
 
 func (s *statements) values(r *row) []any {
-	args := make([]any, 0, 14) // with room for what follows
+	args := make([]any, 0, 15) // with room for what follows
 	return append(args,
 		s.encode(r.record.HolderIdentity), s.encode(r.uid),
 		r.record.LeaseDurationSeconds, datetime(r.record.AcquireTime), datetime(r.record.RenewTime),
-		r.record.LeaderTransitions, s.encode(string(r.record.Strategy)), s.encode(r.record.PreferredHolder), r.version)
+		r.record.LeaderTransitions, s.encode(string(r.record.Strategy)), s.encode(r.record.PreferredHolder), r.ready, r.version)
 }
 
 // observedSQL compares with a row that anybody may have written: a NULL counts for what it was read

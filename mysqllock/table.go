@@ -49,6 +49,8 @@ var (
 			varchar("preferred_holder", 255),
 			varchar("server", 255),
 			{name: "version", dataType: "bigint"},
+			{name: "ready", dataType: "tinyint"},
+			varchar("step_down_uid", 64),
 		},
 		primaryKey: []string{"election_name"},
 	}
@@ -89,12 +91,12 @@ const (
 )
 
 // find reads the definition of the table that is to be want: nil if there is none, an error if it
-// is neither want nor the table of v0.
+// is neither want, nor the table of v0, nor one that lacks only columns that Migrate adds.
 func find(ctx context.Context, db queryer, database string, want *table) (*table, error) {
 	var last *table
 	for {
 		have, err := describe(ctx, db, database, want.name)
-		if err != nil || have == nil || want == recordsTable && have.isV0() {
+		if err != nil || have == nil || want == recordsTable && (have.isV0() || have.lacksColumns()) {
 			return have, err
 		}
 		err = have.mustBe(want)
@@ -185,6 +187,18 @@ func (t *table) isV0() bool {
 	}
 	slices.Sort(names)
 	return slices.Equal(names, []string{"election_name", "id", "last_update", "leader_name"}) && slices.Equal(t.primaryKey, []string{"id"})
+}
+
+// lacksColumns reports whether it is election_records of an earlier version: all that addColumnsSQL
+// adds is missing, or a part of it, and nothing else.
+func (t *table) lacksColumns() bool {
+	whole := *t
+	for _, name := range addedColumns {
+		if t.column(name) == nil {
+			whole.columns = append(slices.Clip(whole.columns), *recordsTable.column(name))
+		}
+	}
+	return len(whole.columns) > len(t.columns) && whole.mustBe(recordsTable) == nil
 }
 
 // mustBe reports what keeps t from serving as want. Wider columns and further ones that an INSERT

@@ -18,6 +18,8 @@ type term struct {
 	lease time.Duration
 	// drained is what WithBeforeRelease's function came to in this term.
 	drained drain
+	// asked is whether this leader was asked to step down.
+	asked bool
 	// multiWriter is whether guards must be writes, nil if that wasn't asked in this term.
 	multiWriter *bool
 }
@@ -40,7 +42,7 @@ func (t *term) begin(token int64, sent time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.token, t.sent = token, sent
-	t.drained, t.multiWriter = drain{}, nil
+	t.drained, t.asked, t.multiWriter = drain{}, false, nil
 }
 
 // renew goes on with the term that has that token. It reports whether that is still held: a term
@@ -60,6 +62,21 @@ func (t *term) end() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.token = 0
+}
+
+// ask notes that this leader was asked to step down, and reports whether that is news.
+func (t *term) ask() (first bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	first = !t.asked
+	t.asked = true
+	return first
+}
+
+func (t *term) isAsked() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.asked
 }
 
 // leaseDuration is that of the last record written here; 0 if there is none.
