@@ -15,7 +15,7 @@ var addedColumns = []string{"ready", "step_down_uid"}
 // of step_down_uid is an expression, as the sql_mode EMPTY_STRING_IS_NULL of MariaDB refuses a plain ”.
 var addColumnSQL = []string{
 	`ALTER TABLE {records} /*M! NOWAIT */ ADD COLUMN ready TINYINT NOT NULL DEFAULT 1`,
-	`ALTER TABLE {records} /*M! NOWAIT */ ADD COLUMN step_down_uid VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL DEFAULT (LEFT('-', 0))`,
+	`ALTER TABLE {records} /*M! NOWAIT */ ADD COLUMN step_down_uid VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL DEFAULT (LEFT(_utf8mb4'-', 0))`,
 }
 
 // addColumnsPause is between two tries. A change that waits for somebody's transaction on the table
