@@ -42,6 +42,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -89,6 +90,8 @@ func Run(t *testing.T, open func(t *testing.T) *sql.DB) {
 		{"of candidates that create one election one wins", s.creates},
 		{"of candidates that saw the same row one wins", s.takeovers},
 		{"a compare-and-swap with an older row changes nothing", s.stale},
+		{"a request to step down ends the renewals of that leader alone", s.stepsDown},
+		{"a leader that is not ready is asked to step down", s.follows},
 		{"fencing tokens grow", s.tokens},
 		{"a guarded transaction commits", s.commits},
 		{"a stale leader's transaction commits nothing", s.fences},
@@ -306,6 +309,49 @@ func (s *suite) stale(t *testing.T) {
 	}
 	if holder := get(t, second).HolderIdentity; holder != "second" {
 		t.Errorf("held by %q", holder)
+	}
+}
+
+func (s *suite) stepsDown(t *testing.T) {
+	db := s.open(t)
+	leader, other := s.lock(t, db, "step-down", "leader"), s.lock(t, db, "step-down", "other")
+	must(t, "Create", leader.Create(t.Context(), record("leader")))
+	must(t, "RequestStepDown", mysqllock.RequestStepDown(t.Context(), db, s.prefix+"step-down"))
+	if err := leader.Update(t.Context(), record("leader")); err == nil || apierrors.IsConflict(err) {
+		t.Errorf("a renewal after the request: error %v, want one that is no Conflict", err)
+	}
+	takeOver(t, other)
+	must(t, "a renewal of the next leader", other.Update(t.Context(), record("other")))
+}
+
+func (s *suite) follows(t *testing.T) {
+	db := s.open(t)
+	ready := func(context.Context) error { return nil }
+	unready := atomic.Bool{}
+	mayBe := func(context.Context) error {
+		if unready.Load() {
+			return errors.New("not ready")
+		}
+		return nil
+	}
+	const retry = 100 * time.Millisecond
+	timings := mysqllock.WithTimings(60*time.Second, 10*time.Second, retry)
+	leader := s.lock(t, db, "readiness", "leader", timings, mysqllock.WithReadiness(mayBe))
+	follower := s.lock(t, db, "readiness", "follower", timings, mysqllock.WithReadiness(ready))
+	must(t, "Create", leader.Create(t.Context(), record("leader")))
+	unready.Store(true)
+	must(t, "a renewal of a leader that is not ready", leader.Update(t.Context(), record("leader")))
+	get(t, follower)
+	tick := time.NewTicker(retry)
+	defer tick.Stop()
+	for began := time.Now(); ; <-tick.C {
+		if err := leader.Update(t.Context(), record("leader")); err != nil {
+			break // asked
+		}
+		get(t, follower)
+		if time.Since(began) > timeout {
+			t.Fatal("a follower that is ready does not ask the leader to step down")
+		}
 	}
 }
 

@@ -44,6 +44,11 @@ var breaks = []struct {
 		[]string{"fencing tokens grow", "a guarded transaction commits"},
 	},
 	{
+		"requests to step down that reach nobody",
+		strings.NewReplacer("SET step_down_uid = leader_uid", "SET step_down_uid = step_down_uid"),
+		[]string{"a request to step down ends the renewals of that leader alone", "a leader that is not ready is asked to step down"},
+	},
+	{
 		"names without case",
 		strings.NewReplacer("r.election_name = ?", "LOWER(r.election_name) = LOWER(?)"),
 		[]string{"names are compared byte by byte"},
