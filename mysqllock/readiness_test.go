@@ -27,7 +27,7 @@ func (a *ability) check(context.Context) error {
 // beginAble starts an elector whose work needs that, and that steps down if it is asked to.
 func beginAble(t testing.TB, db *sql.DB, identity string, needs *ability) *candidate {
 	t.Helper()
-	c, _ := beginAsked(t, db, "e", identity, true, mysqllock.WithReadiness(needs.check))
+	c, _ := beginAsked(t, db, identity, true, mysqllock.WithReadiness(needs.check))
 	return c
 }
 

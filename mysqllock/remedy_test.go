@@ -52,11 +52,13 @@ func TestARefusedAccountIsToldTheRemedy(t *testing.T) {
 	}{
 		{
 			"a resource limit", `WITH MAX_UPDATES_PER_HOUR 1`,
-			"the account has used up a limit of its own, which a lock's polls and renewals soon do: raise it or set it to 0 (ALTER USER ... WITH MAX_QUERIES_PER_HOUR 0 and its like)", []uint16{1226},
+			"the account has used up a limit of its own, which a lock's polls and renewals soon do: raise it or set it to 0 (ALTER USER ... WITH MAX_QUERIES_PER_HOUR 0 and its like)",
+			[]uint16{1226},
 		},
 		{
 			"an expired password", `PASSWORD EXPIRE`,
-			"the account's password has expired: set a new one by ALTER USER, here too (MYSQL_PASSWORD), and let it never expire (PASSWORD EXPIRE NEVER)", []uint16{1820, 1862},
+			"the account's password has expired: set a new one by ALTER USER, here too (MYSQL_PASSWORD), and let it never expire (PASSWORD EXPIRE NEVER)",
+			[]uint16{1820, 1862},
 		},
 		{"a locked account", `ACCOUNT LOCK`, "the account is locked: unlock it by ALTER USER ... ACCOUNT UNLOCK", []uint16{3118, 4151}},
 	} {

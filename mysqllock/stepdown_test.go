@@ -13,8 +13,8 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// beginAsked starts an elector that the function of WithStepDown cancels, or none does.
-func beginAsked(t testing.TB, db *sql.DB, election, identity string, cancels bool, opts ...mysqllock.Option) (c *candidate, asked <-chan struct{}) {
+// beginAsked starts an elector of the election "e" that the function of WithStepDown cancels, or none does.
+func beginAsked(t testing.TB, db *sql.DB, identity string, cancels bool, opts ...mysqllock.Option) (c *candidate, asked <-chan struct{}) {
 	t.Helper()
 	called := make(chan struct{}, 10)
 	opts = append(opts, mysqllock.WithTimings(hasty.lease, hasty.renewDeadline, hasty.retry))
@@ -24,7 +24,7 @@ func beginAsked(t testing.TB, db *sql.DB, election, identity string, cancels boo
 			c.cancel()
 		}))
 	}
-	c, err := run(newLock(t, db, election, identity, opts...), hasty, true)
+	c, err := run(newLock(t, db, "e", identity, opts...), hasty, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,9 +45,9 @@ func TestStepDownOnRequestHandsOverWithinRetries(t *testing.T) {
 		t.Run(pool.name, func(t *testing.T) {
 			_, config := newTables(t)
 			db := pool.open(t, config)
-			leader, asked := beginAsked(t, db, "e", "a", true)
+			leader, asked := beginAsked(t, db, "a", true)
 			<-leader.leading
-			follower, _ := beginAsked(t, db, "e", "b", true)
+			follower, _ := beginAsked(t, db, "b", true)
 			eventually(t, electorPatience, "the follower polls", func() bool { return len(follower.history()) > 0 })
 			before := readRow(t, db, "e")
 
@@ -84,11 +84,11 @@ func TestStepDownOnRequestHandsOverWithinRetries(t *testing.T) {
 func TestStepDownWithoutAFunctionEndsAtRenewDeadline(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
-	leader, _ := beginAsked(t, db, "e", "a", false)
+	leader, _ := beginAsked(t, db, "a", false)
 	<-leader.leading
 	requestStepDown(t, db, "e")
 	<-leader.returned
-	follower, _ := beginAsked(t, db, "e", "b", false)
+	follower, _ := beginAsked(t, db, "b", false)
 	<-follower.leading
 	if !leader.stopped.Before(follower.from) {
 		t.Error("two led at a time")

@@ -80,9 +80,11 @@ func (p *path) config(config *mysql.Config) *mysql.Config {
 	return config
 }
 
-func sessionID(t testing.TB, q interface {
+type rowQueryer interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
-}) (id int64) {
+}
+
+func sessionID(t testing.TB, q rowQueryer) (id int64) {
 	t.Helper()
 	if err := q.QueryRowContext(t.Context(), `SELECT CONNECTION_ID()`).Scan(&id); err != nil {
 		t.Fatal(err)
@@ -106,7 +108,7 @@ func useUntilOffered(t testing.TB, db *sql.DB, through *proxy) {
 
 // offering reports whether a goroutine offers a successor: it has opened it, and waits.
 func offering() bool {
-	for _, goroutine := range strings.Split(goroutines(), "\n\n") {
+	for _, goroutine := range strings.SplitSeq(goroutines(), "\n\n") {
 		state, stack, _ := strings.Cut(goroutine, "\n")
 		if strings.Contains(state, "[select") && strings.Contains(stack, "(*successors).run(") && !strings.Contains(stack, "(*connector).open(") {
 			return true
