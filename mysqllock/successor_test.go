@@ -108,7 +108,7 @@ func useUntilOffered(t testing.TB, db *sql.DB, through *proxy) {
 
 // offering reports whether a goroutine offers a successor: it has opened it, and waits.
 func offering() bool {
-	for _, goroutine := range strings.SplitSeq(goroutines(), "\n\n") {
+	for goroutine := range strings.SplitSeq(goroutines(), "\n\n") {
 		state, stack, _ := strings.Cut(goroutine, "\n")
 		if strings.Contains(state, "[select") && strings.Contains(stack, "(*successors).run(") && !strings.Contains(stack, "(*connector).open(") {
 			return true
