@@ -147,7 +147,7 @@ type entry struct {
 	Expired      bool      `json:"expired"`
 	Ready        bool      `json:"ready"`               // as of the last renewal
 	SteppingDown bool      `json:"step_down_requested"` // the leader was asked
-	Age          float64   `json:"age_seconds"` // since the last renewal
+	Age          float64   `json:"age_seconds"`         // since the last renewal
 	Lease        float64   `json:"lease_seconds"`
 	Since        time.Time `json:"acquire_time"`
 	Transitions  int       `json:"leader_transitions"`
