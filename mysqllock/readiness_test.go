@@ -210,7 +210,7 @@ func TestReadinessColumnsAreAddedUnderCandidatesOfAnEarlierVersion(t *testing.T)
 		` SELECT 'old', 'old', 15, 0, '', '', 1, UTC_TIMESTAMP(6), '', ? FROM DUAL`
 	exec(t, db, insert, "e")
 	lock := newLock(t, db, "e", "new")
-	if err := get(t.Context(), lock)(); err == nil || !strings.Contains(err.Error(), "earlier version: run mysqllock.Migrate") {
+	if err := get(t.Context(), lock)(); err == nil || !strings.Contains(err.Error(), "earlier version do: run mysqllock.Migrate") {
 		t.Errorf("before Migrate: %v", err)
 	}
 	findings, err := mysqllock.Preflight(t.Context(), db)
