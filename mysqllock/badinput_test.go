@@ -536,6 +536,21 @@ func testRefusedConnections(t *testing.T, _ *sql.DB, r *refusals) {
 		{1040, "Too many connections", `Error 1040: Too many connections; raise the server's or the user's connection limit, or make the pools smaller`},
 		{1047, "WSREP has not yet prepared node for application use", `Error 1047: WSREP has not yet prepared node for application use; ` +
 			`this node is not part of its cluster: connect to one that is`},
+		{1053, "Server shutdown in progress", `Error 1053: Server shutdown in progress; the server is shutting down: connect to one that stays`},
+		{1099, "Table 'election_records' was locked with a READ lock and can't be updated", `Error 1099: Table 'election_records' was locked with a READ lock and can't be updated; ` +
+			`the session has LOCK TABLES: UNLOCK TABLES before it goes back to the pool, or give the lock a pool of its own`},
+		{1100, "Table 'r' was not locked with LOCK TABLES", `Error 1100: Table 'r' was not locked with LOCK TABLES; ` +
+			`the session has LOCK TABLES: UNLOCK TABLES before it goes back to the pool, or give the lock a pool of its own`},
+		{1223, "Can't execute the query because you have a conflicting read lock", `Error 1223: Can't execute the query because you have a conflicting read lock; ` +
+			`the session has FLUSH TABLES WITH READ LOCK: UNLOCK TABLES before it goes back to the pool, or give the lock a pool of its own`},
+		{1399, "XAER_RMFAIL: The command cannot be executed when global transaction is in the  ACTIVE state", `Error 1399: XAER_RMFAIL: The command cannot be executed when global transaction is in the  ACTIVE state; ` +
+			`the session is in an XA transaction: end that before it goes back to the pool, or give the lock a pool of its own`},
+		{1927, "Connection was killed", `Error 1927: Connection was killed; somebody killed the session: find out who or what did, if this happens again`},
+		{3169, "Session was killed", `Error 3169: Session was killed; somebody killed the session: find out who or what did, if this happens again`},
+		{3032, "The server is currently in offline mode", `Error 3032: The server is currently in offline mode; ` +
+			`the server is in offline mode, and an administrator put it there: connect to another one, or set offline_mode to OFF`},
+		{2003, "Can't connect to MySQL server on '10.9.8.7:15999' (111)", `Error 2003: Can't connect to MySQL server on '...' (111)`},
+		{9001, "Max connect timeout reached while reaching db-vip.corp.example:6446 after 10000ms", `Error 9001: Max connect timeout reached while reaching ... after 10000ms`},
 		{1129, "Host '10.9.8.7' is blocked because of many connection errors", `Error 1129: Host '...' is blocked because of many connection errors`},
 		{1130, "Host '10.9.8.7' is not allowed to connect to this MySQL server", `Error 1130: Host '...' is not allowed to connect to this MySQL server`},
 		{1203, "User u already has more than 'max_user_connections' active connections", `Error 1203: User u already has more than 'max_user_connections' active connections; ` +

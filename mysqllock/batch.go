@@ -60,7 +60,7 @@ const (
 
 	// batchPollSQL reads many elections: parameters (names). A row for each that
 	// there is; see pollSQL.
-	batchPollSQL = pollColumns + `, CAST(r.election_name AS BINARY) FROM {records} AS r WHERE r.election_name IN ({name}{more})`
+	batchPollSQL = pollColumns + `, CAST(r.election_name AS BINARY) FROM {records} AS r WHERE r.election_name IN ({name}{more})` + everyRow
 	nextName     = `, {name}`
 
 	// batchRenewSQL is renewSQL for many elections: parameters of each of
@@ -293,6 +293,9 @@ func (b *Batch) renew(l *Lock, o *operation, old, next *row) (written bool, err 
 			return false, err
 		}
 		return now != nil && now.version == next.version && now.uid == l.uid, nil
+	}
+	if o.ctx.Err() != nil {
+		err = unanswered(err) // it may be under way, for the others
 	}
 	return false, err
 }

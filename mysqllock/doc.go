@@ -36,7 +36,8 @@
 //
 // also when its context has none, and a reply that comes later is an error, even
 // one that says OK. For client-go's 15 s, 10 s and 2 s d is 1.5 s. WithTimings
-// computes d for other timings, and refuses those that leave no room.
+// computes d for other timings, and refuses those that leave no room. Without it
+// the lock sees the elector's timings by its renewals.
 //
 // What no lock below the elector can do is to stop a process that doesn't run: a
 // leader that is paused (SIGSTOP, a suspended machine, a long garbage
@@ -61,9 +62,9 @@
 // to do; errors.As reaches the *mysql.MySQLError beneath. No error, log line or
 // event shows a password, a DSN or the database's host.
 //
-// A timeout means that the outcome is unknown: the server may still apply the
-// statement. As it is a compare-and-swap it can't overwrite a later write, and
-// the next Get recognises a row that this Lock wrote itself. A takeover whose
+// A write that was sent and had no answer has an unknown outcome, and its error
+// says so: the server may still apply the statement. As it is a compare-and-swap
+// it can't overwrite a later write, and the next Get recognises a row that this Lock wrote itself. A takeover whose
 // reply was lost is done once more, for a token that is known.
 //
 // # Which server

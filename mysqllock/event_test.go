@@ -3,13 +3,18 @@ package mysqllock_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
+	"time"
 
+	"github.com/go-sql-driver/mysql"
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	"pgregory.net/rapid"
 
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
@@ -43,10 +48,15 @@ func TestEventsAreRecordedOnTheTarget(t *testing.T) {
 		{"the process's pod", "prod/job", "a", []mysqllock.Option{mysqllock.WithEventTarget(pod)}, pod},
 		{"a reference to the election in its namespace", "prod/job", "a", nil, reference("prod", "job")},
 		{"a reference to the election", "job", "a", nil, reference("", "job")},
-		{"a name with a slash", "prod/job/part", "a", nil, reference("prod", "job/part")},
-		{"a name that begins with a slash", "/job", "a", nil, reference("", "/job")},
-		{"a name that ends with a slash", "job/", "a", nil, reference("", "job/")},
-		{"an identity and an election that look like formats", "100%/%s", "a%s%d%v%!", nil, reference("100%", "%s")},
+		{"a name with a slash", "prod/job/part", "a", nil, reference("prod", "job-part-47fbe1ab")},
+		{"a name that begins with a slash", "/job", "a", nil, reference("", "job-3ede81fb")},
+		{"a name that ends with a slash", "job/", "a", nil, reference("", "job-409976a3")},
+		{"a name with an underscore", "ops/my_task", "a", nil, reference("ops", "my-task-5d8517a4")},
+		{"a name with a space", "Nightly report", "a", nil, reference("", "nightly-report-06f212f8")},
+		{"a name that no letter is left of", "選挙", "a", nil, reference("", "election-79eff287")},
+		{"a namespace that is none", "Ops/task", "a", nil, reference("", "ops-task-446e322f")},
+		{"a long name", "prod/" + strings.Repeat("a", 240), "a", nil, reference("prod", strings.Repeat("a", 227)+"-9b304390")},
+		{"an identity and an election that look like formats", "100%/%s", "a%s%d%v%!", nil, reference("", "100---s-f2e62927")},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var r eventRecorder
@@ -76,20 +86,48 @@ func TestEventsAreRecordedOnTheTarget(t *testing.T) {
 	}
 }
 
-// The recorder of client-go looks the object's kind up by its Go type, or reads
-// it from a reference as it is; both must be possible.
-func TestTheDefaultTargetIsAReferenceThatARecorderCanUse(t *testing.T) {
-	db, _ := newTables(t)
-	var r eventRecorder
-	lock, err := mysqllock.New(db, "prod/job", resourcelock.ResourceLockConfig{Identity: "a", EventRecorder: &r})
-	if err != nil {
-		t.Fatal(err)
+// takenByAnAPIServer reports what an API server has against the event that client-go's recorder
+// makes of a reference: its name is the reference's with a time appended, its namespace the
+// reference's, or "default".
+func takenByAnAPIServer(object runtime.Object) error {
+	reference, ok := object.(*corev1.ObjectReference)
+	if !ok || reference.Kind == "" || reference.APIVersion == "" {
+		return fmt.Errorf("a recorder can't refer to %#v", object)
 	}
-	lock.RecordEvent("became leader")
-	reference, ok := r.events[0].Object.(*corev1.ObjectReference)
-	if !ok || reference.Kind == "" || reference.APIVersion == "" || reference.Name == "" {
-		t.Errorf("the target is %#v", r.events[0].Object)
+	if problems := validation.NameIsDNSSubdomain(fmt.Sprintf("%v.%x", reference.Name, time.Now().UnixNano()), false); len(problems) > 0 {
+		return fmt.Errorf("name %q: %v", reference.Name, problems)
 	}
+	if reference.Namespace == "" {
+		return nil
+	}
+	if problems := validation.ValidateNamespaceName(reference.Namespace, false); len(problems) > 0 {
+		return fmt.Errorf("namespace %q: %v", reference.Namespace, problems)
+	}
+	return nil
+}
+
+func TestAnAPIServerTakesTheEventsOfAnElectionOfAnyName(t *testing.T) {
+	db := open(t, mysql.NewConfig()) // which is never connected
+	targets := map[corev1.ObjectReference]string{}
+	rapid.Check(t, func(t *rapid.T) {
+		election := rapid.OneOf(validName, rapid.Custom(func(t *rapid.T) string {
+			return validName.Draw(t, "namespace") + "/" + validName.Draw(t, "name")
+		}), rapid.StringMatching(`[a-z]{1,2}[./_-]{1,2}[a-zA-Z]{1,2}`)).Draw(t, "election")
+		var r eventRecorder
+		lock, err := mysqllock.New(db, election, resourcelock.ResourceLockConfig{Identity: "a", EventRecorder: &r})
+		if err != nil {
+			return // a name that is refused
+		}
+		lock.RecordEvent("became leader")
+		if err := takenByAnAPIServer(r.events[0].Object); err != nil {
+			t.Fatalf("%q: %v", election, err)
+		}
+		target, _ := r.events[0].Object.(*corev1.ObjectReference)
+		if other, ok := targets[*target]; ok && other != election {
+			t.Fatalf("%q and %q have the target %v", election, other, target)
+		}
+		targets[*target] = election
+	})
 }
 
 func TestWithoutARecorderAnEventIsNotRecorded(t *testing.T) {

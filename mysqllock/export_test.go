@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/go-sql-driver/mysql"
 )
 
 // RecordsTable and FencesTable are what Migrate takes for current, in the form
@@ -58,4 +60,28 @@ func ServerFindings(variables map[string]string) []Finding {
 	p := &preflight{variables: variables}
 	p.server()
 	return p.findings
+}
+
+// OperationTimeout is how long an operation may take that begins now.
+func (l *Lock) OperationTimeout() time.Duration { return l.operationTimeout() }
+
+// ElectorTimings are those of the elector, as far as they were seen.
+func (l *Lock) ElectorTimings() (renewDeadline, retryPeriod time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := l.elector.timings(l.lease)
+	return t.renewDeadline, t.retry
+}
+
+// PublicText is what is shown of an error.
+var PublicText = publicText
+
+// OpenWithLifetime is Open with another lifetime for connections, and another pause between attempts
+// to replace them.
+func OpenWithLifetime(config *mysql.Config, lifetime, pause time.Duration) (*sql.DB, error) {
+	config, err := harden(config)
+	if err != nil {
+		return nil, err
+	}
+	return newPool(config, lifetime, pause), nil
 }

@@ -26,9 +26,10 @@ import (
 // that is busy with other things. A call without a deadline never returns.
 const busyMachine = 3 * time.Second
 
-// timeoutText is what a person reads after a timeout.
-var timeoutText = regexp.MustCompile(`^mysqllock: (get|create|update) "[^"]+": (context deadline exceeded|dial: i/o timeout); ` +
-	`the outcome is unknown; the pool has \d+ connections open \(limit \d+, 0 is none\), \d+ in use, and was waited for \d+ times$`)
+// timeoutText is what a person reads after a timeout. Only a write can have been
+// done all the same.
+var timeoutText = regexp.MustCompile(`^mysqllock: (get "[^"]+": (context deadline exceeded|dial: i/o timeout); |` +
+	`(create|update) "[^"]+": (context deadline exceeded|dial: i/o timeout); (the outcome is unknown; )?)the pool has \d+ connections open \(limit \d+, 0 is none\), \d+ in use, and was waited for \d+ times$`)
 
 // mustTimeOut makes a call that must give up after d.
 func mustTimeOut(t testing.TB, what string, d time.Duration, call func() error) {
@@ -319,8 +320,7 @@ func TestAPoolThatIsInUseElsewhereIsNamedInTheTimeout(t *testing.T) {
 	}
 	lock := newLock(t, full, "e", "a", mysqllock.WithOperationTimeout(200*time.Millisecond))
 	err = get(context.Background(), lock)()
-	want := `mysqllock: get "e": context deadline exceeded; the outcome is unknown; ` +
-		`the pool has 1 connections open (limit 1, 0 is none), 1 in use, and was waited for 1 times`
+	want := `mysqllock: get "e": context deadline exceeded; the pool has 1 connections open (limit 1, 0 is none), 1 in use, and was waited for 1 times`
 	if !errors.Is(err, context.DeadlineExceeded) || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)
 	}
@@ -395,15 +395,23 @@ func TestAServerThatGoesAwayInMidStatementIsAnErrorAndNoTimeout(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newProxy(t, account.Addr)
+			var armed atomic.Bool
+			p.onRequest = func(request []byte) {
+				// Of Open it is prepared; in a pool of one's own on MySQL another statement comes before.
+				if armed.Load() && (name == "Open" || isRenewal(request)) {
+					p.swallowReplies()
+				}
+			}
 			lock := newLock(t, pool(t, p.config(account)), name, "a", mysqllock.WithOperationTimeout(time.Minute))
 			mustSucceed(t, "Create", create(t.Context(), lock, record("a")))
 			mustSucceed(t, "a first renewal, which is prepared", update(t.Context(), lock, record("a")))
 			token, version := tokenOf(t, db, name), versionOf(t, db, name)
 
-			p.swallowReplies()
+			armed.Store(true)
 			returned := make(chan error, 1)
 			go func() { returned <- lock.Update(context.Background(), record("a")) }()
 			eventually(t, 20*time.Second, "the renewal is applied", func() bool { return versionOf(t, db, name) != version })
+			armed.Store(false)
 			p.cut()
 			p.forward()
 			select {

@@ -124,10 +124,11 @@ func (p *sharedPool) spoil(t testing.TB, f fault, other string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	sessions, err := p.take(t.Context(), p.size)
-	defer func() { giveBack(append(sessions[1:], sessions[0])...) }()
 	if err != nil {
+		giveBack(sessions...)
 		t.Fatal(err)
 	}
+	defer func() { giveBack(append(sessions[1:], sessions[0])...) }()
 	p.unfit = append(p.unfit, f.spoil(t, sessions[0], other))
 }
 

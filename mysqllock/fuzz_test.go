@@ -88,6 +88,9 @@ func FuzzNames(f *testing.F) {
 		if say := events.events[0].Say; say != identity+" became leader" {
 			t.Errorf("the event says %q", say)
 		}
+		if err := takenByAnAPIServer(events.events[0].Object); err != nil {
+			t.Error(err)
+		}
 		defer func() {
 			for _, table := range []string{"election_records", "election_fences"} {
 				exec(t, admin, `DELETE FROM `+table+` WHERE election_name <> 'another'`)

@@ -570,7 +570,7 @@ func isRenewal(packet []byte) bool {
 	if bytes.Contains(packet, []byte("UPDATE (SELECT")) {
 		return bytes.Count(packet, []byte("CONVERT('")) > 2*bytes.Count(packet, []byte("CONVERT('company"))
 	}
-	return bytes.Contains(packet, []byte("UPDATE election_records AS r SET")) || bytes.Contains(packet, []byte("UPDATE election_records SET leader_name"))
+	return bytes.Contains(packet, []byte("election_records AS r SET")) || bytes.Contains(packet, []byte("UPDATE election_records SET leader_name"))
 }
 
 // isPoll tells whether a packet has a statement that reads the row.

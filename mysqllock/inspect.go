@@ -44,10 +44,10 @@ const (
 		` FROM {records} AS r LEFT JOIN {fences} AS f ON f.election_name = r.election_name`
 
 	// electionSQL reads one: parameters (name, as hexadecimal UTF-8).
-	electionSQL = electionsSQL + ` WHERE r.election_name = ` + hexName
+	electionSQL = electionsSQL + ` WHERE r.election_name = ` + hexName + everyRow
 
 	// allElectionsSQL reads all.
-	allElectionsSQL = electionsSQL + ` ORDER BY r.election_name`
+	allElectionsSQL = electionsSQL + ` ORDER BY r.election_name` + everyRow
 
 	// inspectTimeout bounds both, unless WithOperationTimeout does.
 	inspectTimeout = 10 * time.Second

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"database/sql"
-	"database/sql/driver"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -17,10 +16,8 @@ import (
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/klog/v2"
 )
@@ -120,9 +117,10 @@ const (
 
 	// sameVersion and sameUID compare with what was observed, which is whatever
 	// somebody put in the row: a NULL counts for what it was read as, and the uid
-	// are bytes that no character set can change.
+	// are bytes that no character set can change, compared as such: the parameter
+	// may have another collation than the session.
 	sameVersion = `COALESCE(r.version, 0) = ?`
-	sameUID     = `COALESCE(HEX(r.leader_uid), LEFT('-', 0)) = ` + textParameter
+	sameUID     = `COALESCE(HEX(r.leader_uid), LEFT('-', 0)) = CAST(` + textParameter + ` AS BINARY)`
 
 	// serverClock is whether the answering server wrote the row, and how many
 	// microseconds ago; noServerClock is what takes its place without the option.
@@ -310,6 +308,7 @@ type Lock struct {
 	lease   time.Duration   // of the last record written here that has a holder
 	seen    time.Duration   // of the observed row, if it has a holder
 	unfit   map[string]bool // what sessions were discarded for, and logged
+	elector seenTimings
 }
 
 // sight is one state of the row, and when it was first seen.
@@ -330,7 +329,8 @@ var _ resourcelock.Interface = (*Lock)(nil)
 // Keep it open until the elector has returned, or it can't release its lease.
 //
 // The election's name and the identity must have 1 to 255 characters of valid
-// UTF-8, without control characters and without a space at either end.
+// UTF-8, without control characters and without a space at either end. With an
+// EventRecorder, see WithEventTarget for the namespace that events are in.
 func New(db *sql.DB, election string, config resourcelock.ResourceLockConfig, opts ...Option) (*Lock, error) {
 	fail := func(err error) (*Lock, error) { return nil, &opError{op: "new", election: election, cause: err} }
 	if db == nil {
@@ -373,29 +373,6 @@ func (l *Lock) Identity() string { return l.config.Identity }
 
 // Describe returns "election_records/<election>", for logs.
 func (l *Lock) Describe() string { return "election_records/" + l.election }
-
-// RecordEvent records an event of the elector ("became leader", "stopped
-// leading") if the ResourceLockConfig has an EventRecorder.
-func (l *Lock) RecordEvent(event string) {
-	if event == "stopped leading" {
-		l.endTerm()
-	}
-	if l.config.EventRecorder == nil {
-		return
-	}
-	l.config.EventRecorder.Eventf(l.eventTarget(), corev1.EventTypeNormal, "LeaderElection", "%s %s", l.config.Identity, event)
-}
-
-func (l *Lock) eventTarget() runtime.Object {
-	if l.options.eventTarget != nil {
-		return l.options.eventTarget
-	}
-	target := &corev1.ObjectReference{APIVersion: "mysqllock/v1", Kind: "Election", Name: l.election}
-	if namespace, name, ok := strings.Cut(l.election, "/"); ok && namespace != "" && name != "" {
-		target.Namespace, target.Name = namespace, name
-	}
-	return target
-}
 
 // Get reads the election's record. The bytes are the record's JSON with the
 // row's version: every renewal changes them, also two within one second, and
@@ -521,8 +498,8 @@ func (l *Lock) insert(o *operation, record resourcelock.LeaderElectionRecord) (*
 // renewal while this Lock holds a term, a takeover that begins a term
 // otherwise, a release if the record has no holder.
 //
-// A timeout means that the outcome is unknown: the server may still apply the
-// statement. That is harmless, as it is a compare-and-swap, and a later Get
+// The outcome of a write that had no answer is unknown: the server may still apply
+// the statement. That is harmless, as it is a compare-and-swap, and a later Get
 // recognises a row that this Lock wrote itself.
 //
 // Errors: apierrors.IsConflict if the row is not as last seen (with
@@ -530,9 +507,11 @@ func (l *Lock) insert(o *operation, record resourcelock.LeaderElectionRecord) (*
 // apierrors.IsNotFound if it is gone. A release by a Lock that no longer holds
 // the row is refused by an error that is no conflict, as client-go would retry
 // a conflict without a pause; so is one by a leader that did not renew for
-// RenewDeadline (half a lease without WithTimings), whose work has not ended yet
+// RenewDeadline (half a lease where that is not known), whose work has not ended yet
 // unless WithBeforeRelease's function did that.
 func (l *Lock) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	l.seeUpdate(ctx, record)
+	defer l.sawUpdate()
 	record.LeaderTransitions = storable(record.LeaderTransitions)
 	if err := l.validate(record); err != nil {
 		return wrap("update", l.election, err, nil)
@@ -570,6 +549,7 @@ func (l *Lock) Update(ctx context.Context, record resourcelock.LeaderElectionRec
 // renew goes on with the current term. No other candidate can have a term at
 // that moment: beginning one changes version and uid, and then no row matches.
 func (l *Lock) renew(o *operation, old *row, record resourcelock.LeaderElectionRecord) error {
+	token := l.currentToken()
 	next := &row{record: record, uid: l.uid, version: l.newVersion(old.version)}
 	written := false
 	if b := l.options.batch; b != nil {
@@ -584,7 +564,7 @@ func (l *Lock) renew(o *operation, old *row, record resourcelock.LeaderElectionR
 			return err
 		}
 	}
-	return l.succeed(o, next, l.currentToken())
+	return l.goOn(o, next, token)
 }
 
 // takeOver begins a term. A row that is this Lock's own without a held token (a
@@ -781,7 +761,7 @@ func (l *Lock) changed(o *operation, old *row, record resourcelock.LeaderElectio
 // be trusted: then it is as good as a reply that was lost.
 func (l *Lock) succeed(o *operation, next *row, token int64) error {
 	if err := o.late(); err != nil {
-		return err
+		return unanswered(err)
 	}
 	l.observe(next)
 	l.mu.Lock()
@@ -791,6 +771,31 @@ func (l *Lock) succeed(o *operation, next *row, token int64) error {
 	}
 	l.token, l.renewed = token, o.started
 	return nil
+}
+
+// goOn is succeed for a renewal. The term that it was to renew may have ended
+// meanwhile, by the event "stopped leading", and must not come back to life.
+func (l *Lock) goOn(o *operation, next *row, token int64) error {
+	if err := o.late(); err != nil {
+		return err
+	}
+	if !l.extend(o.started, token) {
+		return fmt.Errorf("%w: the term ended while it was being renewed", ErrNotLeader)
+	}
+	l.observe(next)
+	return nil
+}
+
+// extend reports whether the term with that token is still held, which then
+// counts as renewed.
+func (l *Lock) extend(sent time.Time, token int64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if token == 0 || l.token != token {
+		return false
+	}
+	l.renewed = sent
+	return true
 }
 
 func (l *Lock) observe(r *row) {
@@ -860,14 +865,6 @@ func (l *Lock) gaveUp() bool {
 	return !l.drained && time.Since(l.renewed) >= l.renewDeadline()
 }
 
-// renewDeadline is the elector's, as far as it is known. The caller holds l.mu.
-func (l *Lock) renewDeadline() time.Duration {
-	if d := l.options.timings.renewDeadline; d != 0 {
-		return d
-	}
-	return l.lease / 2
-}
-
 func (l *Lock) leads() bool { return l.currentToken() != 0 }
 
 func (l *Lock) currentToken() int64 {
@@ -895,68 +892,6 @@ func (l *Lock) reportDuplicate(ctx context.Context, r *row) {
 	l.reported = r.uid
 	klog.FromContext(ctx).Error(ErrDuplicateIdentity, "Election is held under this candidate's own identity; give each process an identity of its own",
 		"lock", l.Describe(), "identity", l.config.Identity)
-}
-
-// reportUnfit logs, once for each reason, that a session was discarded.
-func (l *Lock) reportUnfit(ctx context.Context, why error) {
-	if why == nil || errors.Is(why, driver.ErrBadConn) {
-		return // a dead connection is no news
-	}
-	text := publicText(why)
-	kind := text
-	if n := number(why); n != 0 {
-		kind = strconv.Itoa(int(n)) // the server's words differ with the statement
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.unfit[kind] {
-		return
-	}
-	if l.unfit == nil {
-		l.unfit = map[string]bool{}
-	}
-	l.unfit[kind] = true
-	klog.FromContext(ctx).Info("Closed a session of the pool that is unfit for elections", "lock", l.Describe(), "reason", text, "remedy", advice("update", why, nil))
-}
-
-// noteLease remembers the lease duration for the deadline of what follows.
-// client-go's release record says 1 s and has no holder; it must not count.
-func (l *Lock) noteLease(record resourcelock.LeaderElectionRecord) {
-	if record.HolderIdentity == "" {
-		return
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.lease = time.Duration(record.LeaseDurationSeconds) * time.Second
-}
-
-// leaseDuration is that of the last record written here.
-func (l *Lock) leaseDuration() time.Duration {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.lease
-}
-
-// maxOperationTimeout is (LeaseDuration - RenewDeadline - RetryPeriod) / 2 of
-// client-go's defaults: 15 s, 10 s and 2 s.
-const maxOperationTimeout = 1500 * time.Millisecond
-
-// operationTimeout is how long an operation may take; see WithOperationTimeout.
-func (l *Lock) operationTimeout() time.Duration {
-	if l.options.operationTimeout > 0 {
-		return l.options.operationTimeout
-	}
-	if l.options.timings != (timings{}) {
-		return l.options.timings.operationTimeout()
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, lease := range []time.Duration{l.lease, l.seen} {
-		if lease > 0 {
-			return min(lease/10, maxOperationTimeout)
-		}
-	}
-	return maxOperationTimeout
 }
 
 // operation is one call of the elector, with the deadline that it must not
@@ -1217,8 +1152,8 @@ func (l *Lock) validate(r resourcelock.LeaderElectionRecord) error {
 	if r.HolderIdentity != "" && r.LeaseDurationSeconds < 1 {
 		return fmt.Errorf("leaseDurationSeconds is %d, a lease that has always expired; client-go stores whole seconds, so make LeaseDuration at least 1s", r.LeaseDurationSeconds)
 	}
-	if t := l.options.timings; r.HolderIdentity != "" && t != (timings{}) && time.Duration(r.LeaseDurationSeconds)*time.Second != t.lease {
-		return fmt.Errorf("leaseDurationSeconds is %d, WithTimings says %v; give WithTimings the elector's own LeaseDuration", r.LeaseDurationSeconds, t.lease)
+	if err := l.checkTimings(r); err != nil {
+		return err
 	}
 	if n := r.LeaseDurationSeconds; n < 0 || n > math.MaxInt32 {
 		return fmt.Errorf("leaseDurationSeconds %d is out of range; give 0 to %d", n, math.MaxInt32)

@@ -10,7 +10,6 @@ import (
 	"unicode/utf8"
 
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/tools/leaderelection"
 )
 
 // An Option changes a default of New, Migrate, GetElection, ListElections or
@@ -28,19 +27,6 @@ type options struct {
 	batch            *Batch
 }
 
-// timings are those of an elector.
-type timings struct {
-	lease, renewDeadline, retry time.Duration
-}
-
-// operationTimeout is the time that an operation may take so that neither a
-// renewal whose success arrives late (trusted from its arrival on, for
-// LeaseDuration, while followers count from when it was applied) nor the second
-// budget of a release makes a leader outlive its lease.
-func (t timings) operationTimeout() time.Duration {
-	return (t.lease - t.renewDeadline - t.retry) / 2
-}
-
 func applyOptions(opts []Option) (options, error) {
 	var o options
 	for _, opt := range opts {
@@ -52,39 +38,6 @@ func applyOptions(opts []Option) (options, error) {
 		return options{}, fmt.Errorf("WithOperationTimeout(%v) is longer than the %v that WithTimings leaves for an operation; leave WithOperationTimeout out", o.operationTimeout, safe)
 	}
 	return o, nil
-}
-
-// minOperationTimeout is the least time for an operation that WithTimings
-// accepts: with less, an ordinary hiccup of network or disk costs the lease.
-const minOperationTimeout = 50 * time.Millisecond
-
-// WithTimings tells the lock the elector's LeaseDuration, RenewDeadline and
-// RetryPeriod, so that the deadline of each operation is as long as is safe:
-//
-//	(LeaseDuration - RenewDeadline - RetryPeriod) / 2
-//
-// which is 1.5 s for client-go's defaults of 15 s, 10 s and 2 s. Timings that
-// leave less than 50 ms are refused, and so is a LeaseDuration that is not
-// whole seconds: client-go stores whole seconds, and followers wait no longer
-// than what is stored. A record with another lease duration is refused later. The
-// lock never sees the elector's other two: if they are not what is said here, the
-// deadline may be too long, and two may lead.
-func WithTimings(leaseDuration, renewDeadline, retryPeriod time.Duration) Option {
-	return func(o *options) error {
-		t := timings{leaseDuration, renewDeadline, retryPeriod}
-		// What client-go itself refuses is refused here as well.
-		tooClose := float64(renewDeadline) <= leaderelection.JitterFactor*float64(retryPeriod)
-		if retryPeriod <= 0 || tooClose || leaseDuration%time.Second != 0 || t.operationTimeout() < minOperationTimeout {
-			// Client-go's proportions on whole seconds.
-			lease := max((leaseDuration + time.Second - 1).Truncate(time.Second), time.Second)
-			renew, retry := (lease * 2 / 3).Truncate(time.Millisecond), (lease * 2 / 15).Truncate(time.Millisecond)
-			return fmt.Errorf("WithTimings: LeaseDuration %v, RenewDeadline %v and RetryPeriod %v don't leave %v for an operation: (LeaseDuration - RenewDeadline - RetryPeriod) / 2 must be at least that, "+
-				"RenewDeadline more than %.1f times RetryPeriod, and LeaseDuration whole seconds; %v, %v and %v would work",
-				leaseDuration, renewDeadline, retryPeriod, minOperationTimeout, leaderelection.JitterFactor, lease, renew, retry)
-		}
-		o.timings = t
-		return nil
-	}
 }
 
 // WithServerClock lets a candidate take over a lease that the server's own
@@ -142,24 +95,6 @@ func WithBeforeRelease(f func(context.Context) error) Option {
 	}
 }
 
-// WithOperationTimeout bounds each operation of the lock (Get, Create, Update)
-// by d: whatever has not been answered by then is an error, and so is an answer
-// that comes later, even one that says OK.
-//
-// Prefer WithTimings, which computes d. With neither, d is a tenth of the lease
-// duration, at most 1.5 s. To be safe d must be at most (LeaseDuration -
-// RenewDeadline - RetryPeriod) / 2 of the elector: an answer that arrives late
-// would extend the leader's trust in its lease beyond the lease.
-func WithOperationTimeout(d time.Duration) Option {
-	return func(o *options) error {
-		if d <= 0 {
-			return fmt.Errorf("WithOperationTimeout: %v is no time; give a positive duration, such as 1500ms", d)
-		}
-		o.operationTimeout = d
-		return nil
-	}
-}
-
 // WithDatabase names the database (MySQL's "schema") that holds the tables
 // election_records and election_fences. Default: the connection's own. A name
 // beyond ASCII must have, of ASCII, only letters, digits and "_".
@@ -175,19 +110,6 @@ func WithDatabase(name string) Option {
 			return fmt.Errorf("WithDatabase %q has punctuation or spaces beside characters beyond ASCII, which is not safe in every character set; rename the database", name)
 		}
 		o.database = name
-		return nil
-	}
-}
-
-// WithEventTarget names the object that events are recorded on, in operators
-// usually the process's own Pod. Default: a reference made from the election's
-// name, "namespace/name" or "name".
-func WithEventTarget(obj runtime.Object) Option {
-	return func(o *options) error {
-		if obj == nil {
-			return errors.New("WithEventTarget: the object is nil")
-		}
-		o.eventTarget = obj
 		return nil
 	}
 }

@@ -1,11 +1,12 @@
 package mysqllock
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
-	"regexp"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -43,8 +44,9 @@ func (f Finding) String() string {
 //
 // Give it the account, the pool and the options that the lock will have. It
 // needs no privileges beyond the lock's own; what it may not look at it leaves
-// out: on MySQL, whether a server that takes writes is a replica all the same,
-// which only accounts with REPLICATION CLIENT are told. No findings of
+// out: on MySQL, triggers on the tables, which only accounts with TRIGGER are
+// told, and whether a server that takes writes is a replica all the same, which
+// only accounts with REPLICATION CLIENT are told. No findings of
 // SeverityError mean that elections will work now; what a server's software
 // makes of the statements is what mysqllocktest tells.
 //
@@ -65,6 +67,11 @@ func Preflight(ctx context.Context, db *sql.DB, opts ...Option) ([]Finding, erro
 	}
 	defer func() { _ = conn.Close() }() // back to the pool; nothing to lose
 	p := &preflight{ctx: ctx, conn: conn, options: o, variables: map[string]string{}}
+	restore, err := p.liftSelectLimit()
+	if err != nil {
+		return nil, wrap("preflight", "", err, db)
+	}
+	defer restore()
 	if err := p.readVariables(); err != nil {
 		return nil, wrap("preflight", "", err, db)
 	}
@@ -74,6 +81,7 @@ func Preflight(ctx context.Context, db *sql.DB, opts ...Option) ([]Finding, erro
 	p.session()
 	if p.tables() {
 		p.grants()
+		p.triggers()
 	}
 	p.server()
 	p.durability()
@@ -83,7 +91,7 @@ func Preflight(ctx context.Context, db *sql.DB, opts ...Option) ([]Finding, erro
 	if db.Stats().MaxOpenConnections == 1 {
 		p.add(SeverityWarning, "MaxOpenConns", "the pool has one connection, so that a transaction keeps renewals waiting", "allow more connections, and give the work a pool of its own")
 	}
-	if err := ctx.Err(); err != nil {
+	if err := cmp.Or(ctx.Err(), p.broken); err != nil {
 		return nil, wrap("preflight", "", err, db)
 	}
 	return p.findings, nil
@@ -96,13 +104,38 @@ type preflight struct {
 	variables map[string]string // the server's, as this session sees them, and of its status
 	database  string            // of the tables
 	findings  []Finding
+	broken    error           // what ended the session meanwhile, if anything did
+	refusals  map[uint16]bool // the numbers that there are findings about
 }
 
 func (p *preflight) add(severity Severity, subject, problem, remedy string) {
 	p.findings = append(p.findings, Finding{severity, subject, problem, remedy})
 }
 
+// refused adds what the server has against something that a lock does. An error
+// that is said of all that follows is found once.
+func (p *preflight) refused(what string, err error) {
+	n := number(err)
+	switch {
+	case n == 0:
+		p.broken = cmp.Or(p.broken, err) // no answer, so that nothing is known of it
+		return
+	case p.refusals[n]:
+		return
+	case p.refusals == nil:
+		p.refusals = map[uint16]bool{}
+	}
+	p.refusals[n] = true
+	p.add(SeverityError, "server", what+" is refused: "+oneLine(publicText(err)), cmp.Or(remedy("preflight", err, nil), "look the error up in the server's manual"))
+}
+
 const (
+	// selectLimitSQL reads what cuts the answers to SHOW, too; no row if it is 0. A
+	// node of Galera that is not part of its cluster answers to SHOW alone.
+	selectLimitSQL = `SHOW VARIABLES LIKE 'sql_select_limit'`
+	// minSelectLimit is more than anything here has rows.
+	minSelectLimit = 10_000
+
 	// variablesSQL reads settings that differ between servers and versions: what
 	// isn't known has no row.
 	variablesSQL = `SHOW VARIABLES WHERE Variable_name IN ('version', 'autocommit', 'character_set_client', 'character_set_connection',` +
@@ -114,6 +147,27 @@ const (
 	// nothingElection is a name that no election can have, as it ends in a space.
 	nothingElection = "mysqllock preflight "
 )
+
+// liftSelectLimit makes the session return whole answers for as long as Preflight
+// asks; restore ends that. What a lock reads has limits of its own.
+func (p *preflight) liftSelectLimit() (restore func(), err error) {
+	var name string
+	var limit uint64
+	err = p.conn.QueryRowContext(p.ctx, selectLimitSQL).Scan(&name, &limit)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) || limit >= minSelectLimit {
+		return func() {}, err
+	}
+	if limit == 0 {
+		p.add(SeverityError, "sql_select_limit", "it is 0, so that no poll finds a row", "remove it from the DSN, the server's configuration or init_connect")
+	}
+	const set = `SET SESSION sql_select_limit = %d`
+	_, err = p.conn.ExecContext(p.ctx, fmt.Sprintf(set, uint64(math.MaxUint64)))
+	return func() {
+		if _, err := p.conn.ExecContext(p.ctx, fmt.Sprintf(set, limit)); err != nil {
+			discard(p.conn)
+		}
+	}, err
+}
 
 func (p *preflight) readVariables() error {
 	for _, query := range []string{variablesSQL, statusSQL} {
@@ -160,9 +214,11 @@ func (p *preflight) tables() bool {
 	p.database = p.options.database
 	if p.database == "" {
 		var name sql.NullString
-		if err := p.conn.QueryRowContext(p.ctx, `SELECT DATABASE()`).Scan(&name); err == nil {
-			p.database = name.String
+		if err := p.conn.QueryRowContext(p.ctx, `SELECT DATABASE()`).Scan(&name); err != nil {
+			p.refused("reading the database's name", err)
+			return false
 		}
+		p.database = name.String
 	}
 	if p.database == "" {
 		p.add(SeverityError, "database", "the connection has none", "name one in the DSN (MYSQL_DBNAME) or by WithDatabase")
@@ -171,9 +227,13 @@ func (p *preflight) tables() bool {
 	there := true
 	for _, want := range []*table{recordsTable, fencesTable} {
 		have, err := find(p.ctx, p.conn, p.options.database, want)
+		var other otherTableError
 		switch {
+		case errors.As(err, &other):
+			p.add(SeverityError, want.name, err.Error(), "drop or rename the table, or alter it by hand to what mysqllock.Schema says")
 		case err != nil:
-			p.add(SeverityError, want.name, publicText(err), "drop or rename the table, or alter it by hand to what mysqllock.Schema says")
+			there = false
+			p.refused("reading the definition of "+want.name, err)
 		case have == nil:
 			there = false
 			p.add(SeverityError, want.name, "there is no such table in the database "+p.database+", or none that the account has a privilege on", "run mysqllock.Migrate or apply mysqllock.Schema, and grant SELECT, INSERT and UPDATE")
@@ -185,130 +245,30 @@ func (p *preflight) tables() bool {
 	return there
 }
 
-// grants tries the lock's own statements in a form that touches no row.
-func (p *preflight) grants() {
-	fill := tableNames(p.options.database).Replace
-	for _, table := range []string{"records", "fences"} {
-		for _, s := range []struct{ privilege, statement string }{
-			{"SELECT", `SELECT leader_uid FROM {` + table + `} WHERE 1 = 0`},
-			{"INSERT", `INSERT INTO {` + table + `} (election_name, leader_uid` + map[string]string{
-				"records": `, leader_name, last_update, strategy, preferred_holder, server) SELECT '', '', '', UTC_TIMESTAMP(6), '', '', ''`,
-				"fences":  `, fencing_token) SELECT '', '', 0`,
-			}[table] + ` FROM DUAL WHERE 1 = 0`},
-			{"UPDATE", `UPDATE {` + table + `} SET leader_uid = leader_uid WHERE 1 = 0`},
-		} {
-			_, err := p.conn.ExecContext(p.ctx, fill(s.statement))
-			switch n := number(err); {
-			case err == nil:
-			case n == errOptionPreventsWrite || n == errReadOnlyTransaction || n == errReadOnlyMode: // server says it
-			default:
-				name := "election_" + table
-				p.add(SeverityError, "grants", fmt.Sprintf("%s on %s is refused: %s", s.privilege, name, publicText(err)), "GRANT SELECT, INSERT, UPDATE on "+name+" to the account")
-			}
-		}
-	}
-	var token sql.NullInt64
-	var clock int64
-	probe := fill(strings.NewReplacer("{name}", "?", "{session}", writableSession).Replace(probeSQL))
-	if err := p.conn.QueryRowContext(p.ctx, probe, nothingElection).Scan(&token, &clock); err != nil && !errors.Is(err, sql.ErrNoRows) && number(err) != errOptionPreventsWrite && number(err) != errReadOnlyTransaction {
-		p.add(SeverityError, "server", "it does not take the statement that looks for guards: "+publicText(err), "use MariaDB 10.3, MySQL 8.0 or newer")
-	}
-	p.needless()
-}
-
-const identifier = "`(?:[^`]|``)*`" + `|"(?:[^"]|"")*"|[^\s."]+` // as sql_mode and sql_quote_show_create have it
-
-var (
-	// grantOn takes a grant apart: its privileges, database, table, and the rest.
-	grantOn = regexp.MustCompile(`^GRANT (.+?) ON (` + identifier + `)\.(` + identifier + `) (TO .*)$`)
-	// columnList follows a privilege on columns.
-	columnList = regexp.MustCompile(` \([^)]*\)`)
-	// likePattern makes a regular expression of what regexp.QuoteMeta makes of a
-	// pattern of LIKE.
-	likePattern = strings.NewReplacer(`\\_`, `_`, `\\%`, `%`, `\\\\`, `\\`, `%`, `.*`, `_`, `.`)
-)
-
-// needless reads what the account may do beyond what a lock needs, by itself or
-// by the roles that the session has.
-func (p *preflight) needless() {
-	var everywhere, here []string
-	_ = each(p.ctx, p.conn, `SHOW GRANTS`, nil, func(scan scanner) error { // what it may not look at is left out
-		var grant string
-		if err := scan(&grant); err != nil {
-			return err
-		}
-		parts := grantOn.FindStringSubmatch(grant)
-		if parts == nil {
-			return nil // a role, a routine
-		}
-		privileges := strings.Split(columnList.ReplaceAllString(parts[1], ""), ",")
-		if strings.Contains(parts[4], " WITH GRANT OPTION") {
-			privileges = append(privileges, "GRANT OPTION")
-		}
-		needed, list := []string{"USAGE", "SELECT", "INSERT", "UPDATE"}, &here
-		switch {
-		case parts[2] == "*":
-			needed, list = []string{"USAGE", "REPLICATION CLIENT", "BINLOG MONITOR", "SLAVE MONITOR"}, &everywhere // these only look
-		case !p.onTables(unquote(parts[2]), unquote(parts[3])):
-			return nil
-		}
-		for _, privilege := range privileges {
-			if privilege = strings.TrimSpace(privilege); !slices.Contains(needed, privilege) && !slices.Contains(*list, privilege) {
-				*list = append(*list, privilege)
-			}
-		}
-		return nil
-	})
-	const remedy = "give the lock an account of its own with SELECT, INSERT and UPDATE on the two tables"
-	if everywhere != nil {
-		p.add(SeverityWarning, "grants", "the account may do far more than a lock needs, on every database: "+abridged(everywhere), remedy)
-	}
-	if here != nil {
-		severity := SeverityInfo // common where the application has one account
-		if slices.Contains(here, "GRANT OPTION") {
-			severity = SeverityWarning
-		}
-		p.add(severity, "grants", "the account may do more with the tables than a lock needs, so that by mistake fencing tokens could begin anew: "+abridged(here), remedy)
-	}
-}
-
-// onTables tells whether a grant on that table, or "*", is one on the lock's.
-func (p *preflight) onTables(database, table string) bool {
-	if table == "*" {
-		matches, err := regexp.MatchString(`(?is)^`+likePattern.Replace(regexp.QuoteMeta(database))+`$`, p.database)
-		return matches && err == nil
-	}
-	return strings.EqualFold(database, p.database) && (table == recordsTable.name || table == fencesTable.name)
-}
-
-func unquote(name string) string {
-	if quote := name[:1]; quote == "`" || quote == `"` {
-		return strings.ReplaceAll(name[1:len(name)-1], quote+quote, quote)
-	}
-	return name
-}
-
-func abridged(privileges []string) string {
-	text := strings.Join(privileges, ", ")
-	if len(text) > 100 {
-		text = text[:100] + "..."
-	}
-	return text
-}
-
 func (p *preflight) server() {
-	for _, name := range []string{"super_read_only", "read_only", "innodb_read_only"} {
-		if p.isOn(name) {
-			p.add(SeverityError, name, "the server is read-only, perhaps a replica", "connect to the primary")
-			break
-		}
+	if name := p.readOnlyServer(); name != "" {
+		p.add(SeverityError, name, "the server is read-only, perhaps a replica", "connect to the primary")
 	}
-	if p.is("transaction_read_only", "ON", "1") || p.is("tx_read_only", "ON", "1") {
+	if p.readOnlySession() {
 		p.add(SeverityError, "transaction_read_only", "the session's transactions are read-only", "remove it from the DSN, the server's configuration or init_connect")
 	}
 	if p.options.serverClock && p.is("binlog_format", "STATEMENT") {
 		p.add(SeverityWarning, "binlog_format", "it is STATEMENT, with which a replica writes its own name where WithServerClock looks for the primary's", "set binlog_format to ROW or MIXED, or leave WithServerClock out")
 	}
+}
+
+// readOnlyServer is the variable that makes the server read-only, empty if none does.
+func (p *preflight) readOnlyServer() string {
+	for _, name := range []string{"super_read_only", "read_only", "innodb_read_only"} {
+		if p.isOn(name) {
+			return name
+		}
+	}
+	return ""
+}
+
+func (p *preflight) readOnlySession() bool {
+	return p.is("transaction_read_only", "ON", "1") || p.is("tx_read_only", "ON", "1")
 }
 
 func (p *preflight) durability() {
@@ -381,7 +341,8 @@ func (p *preflight) latency() {
 		var now int64
 		began := time.Now()
 		if err := p.conn.QueryRowContext(p.ctx, `SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))`).Scan(&now); err != nil {
-			return // ctx has ended
+			p.refused("reading the time", err)
+			return
 		}
 		took := time.Since(began)
 		times = append(times, took)

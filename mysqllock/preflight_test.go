@@ -4,11 +4,13 @@ import (
 	"context"
 	"database/sql"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
@@ -97,7 +99,8 @@ func TestPreflightFindsMissingAndNeedlessGrants(t *testing.T) {
 			}
 			db := open(t, newAccount(t, config, grants...))
 			wantFinding(t, db, mysqllock.SeverityError, "grants", privilege+" on "+table+" is refused")
-			if found := findings(t, db, mysqllock.SeverityError); privilege == "INSERT" && len(found) != 1 {
+			found := findings(t, db, mysqllock.SeverityError)
+			if privilege == "INSERT" && len(found) != 1 || slices.ContainsFunc(found, func(f mysqllock.Finding) bool { return f.Subject != "grants" }) {
 				t.Errorf("found %v", found)
 			}
 		}
@@ -201,6 +204,51 @@ func TestPreflightFindsWhatIsWrongWithSessions(t *testing.T) {
 	wantFinding(t, db, mysqllock.SeverityWarning, "MaxOpenConns", "one connection")
 }
 
+func TestPreflightMentionsTriggersOnTheTables(t *testing.T) {
+	t.Parallel()
+	db, config := newTables(t)
+	for _, c := range []struct{ table, when, problem string }{
+		{"election_records", "AFTER UPDATE", "its trigger \"t0\" (AFTER UPDATE) runs with each renewal, takeover and release"},
+		{"election_records", "BEFORE INSERT", "its trigger \"t1\" (BEFORE INSERT) runs with the first campaign of each election"},
+		{"election_fences", "BEFORE UPDATE", "its trigger \"t2\" (BEFORE UPDATE) runs with each takeover"},
+	} {
+		name, _, _ := strings.Cut(strings.TrimPrefix(c.problem, `its trigger "`), `"`)
+		exec(t, db, `CREATE TRIGGER `+name+` `+c.when+` ON `+c.table+` FOR EACH ROW SET @v = 1`)
+		wantFinding(t, db, mysqllock.SeverityInfo, c.table, c.problem)
+		outside := config.Clone()
+		outside.DBName = ""
+		wantFinding(t, open(t, outside), mysqllock.SeverityInfo, c.table, c.problem, mysqllock.WithDatabase(config.DBName))
+	}
+	exec(t, db, `CREATE TRIGGER t3 AFTER DELETE ON election_records FOR EACH ROW SET @v = 1`)
+	for _, f := range findings(t, db, mysqllock.SeverityInfo) {
+		if strings.Contains(f.Problem, `"t3"`) {
+			t.Errorf("found %v, which no lock runs", f)
+		}
+	}
+	// An account that may not see them is told nothing, and no error.
+	for _, f := range findings(t, open(t, newAccount(t, config, ordinary...)), mysqllock.SeverityInfo) {
+		if strings.Contains(f.Problem, "trigger") && !server.MariaDB() || f.Severity == mysqllock.SeverityError {
+			t.Errorf("found %v", f)
+		}
+	}
+}
+
+// What a session cuts off Preflight would take for missing.
+func TestPreflightOfASessionWithASelectLimitSeesEverything(t *testing.T) {
+	t.Parallel()
+	_, config := newTables(t)
+	account := newAccount(t, config, ordinary...)
+	want := findings(t, openOne(t, account, "charset=utf8mb4"), mysqllock.SeverityWarning)
+	db := openOne(t, account, "charset=utf8mb4&sql_select_limit=3")
+	if diff := cmp.Diff(want, findings(t, db, mysqllock.SeverityWarning)); diff != "" {
+		t.Error(diff)
+	}
+	if limit := table(t, db, `SELECT @@sql_select_limit`); limit != "3" {
+		t.Errorf("the session's limit is %s afterwards", limit)
+	}
+	wantFinding(t, openDSN(t, account, "sql_select_limit=0"), mysqllock.SeverityError, "sql_select_limit", "no poll finds a row")
+}
+
 func TestPreflightMeasuresTheRoundTrip(t *testing.T) {
 	t.Parallel()
 	_, config := newTables(t)
@@ -225,6 +273,9 @@ func TestPreflightFindsWhatIsWrongWithServers(t *testing.T) {
 	account := open(t, newAccount(t, config, ordinary...))
 	exec(t, db, `SET GLOBAL read_only = 1`)
 	wantFinding(t, account, mysqllock.SeverityError, "read_only", "read-only")
+	if found := findings(t, account, mysqllock.SeverityError); len(found) != 1 {
+		t.Errorf("found %v", found)
+	}
 	exec(t, db, `SET GLOBAL read_only = 0`)
 	with := config.Clone()
 	with.Params = map[string]string{"timestamp": "1000000000"}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // maxPrepared bounds what one connection keeps prepared: a server allows 16,382
@@ -57,16 +58,13 @@ type preparedConn struct {
 	// operating is set while a lock uses the connection, foreign once somebody
 	// else did, who may have left a transaction open: see session.
 	operating, foreign bool
+
+	opened     time.Time
+	successors *successors
 }
 
 // used notes who uses the connection.
 func (c *preparedConn) used() { c.foreign = c.foreign || !c.operating }
-
-// ResetSession is called when the pool hands the connection out again.
-func (c *preparedConn) ResetSession(ctx context.Context) error {
-	c.operating = false
-	return c.driverConn.ResetSession(ctx)
-}
 
 func (c *preparedConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
 	c.used()
@@ -85,6 +83,18 @@ const (
 	// nothing, with whatever it doesn't know.
 	fails
 )
+
+// ResetSession is called when c is taken from the pool. If c is old and its
+// successor is open, c becomes it: to database/sql it is the same connection, so
+// that nothing has to be tried again.
+func (c *preparedConn) ResetSession(ctx context.Context) error {
+	if next := c.successors.of(c.opened); next != nil {
+		_ = c.Close()
+		*c = *next
+	}
+	c.operating = false
+	return c.driverConn.ResetSession(ctx)
+}
 
 func (c *preparedConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
 	c.used()

@@ -221,20 +221,21 @@ const (
 	// table, and lifts what would refuse them or hide rows from them.
 	migrateSessionSQL = `SET SESSION lock_wait_timeout = 1, sql_safe_updates = 0, sql_select_limit = 18446744073709551615`
 
-	// inDatabase: parameter (what WithDatabase says). The connection's own has a
-	// name of any characters, which would not travel safely in every character
-	// set, and so it never leaves the server.
-	inDatabase = `TABLE_SCHEMA = COALESCE(NULLIF(?, ''), DATABASE())`
+	// inDatabase: see eachOfTable.
+	inDatabase = `TABLE_SCHEMA = {database}`
+	// everyRow is as many as there are, whatever sql_select_limit says.
+	everyRow = ` LIMIT 18446744073709551615`
+
 	// tableSQL: parameters (database, table); a row if it exists.
-	tableSQL = `SELECT COALESCE(ENGINE, TABLE_TYPE) FROM information_schema.TABLES WHERE ` + inDatabase + ` AND TABLE_NAME = ?`
+	tableSQL = `SELECT COALESCE(ENGINE, TABLE_TYPE) FROM information_schema.TABLES WHERE ` + inDatabase + ` AND TABLE_NAME = ?` + everyRow
 	// columnsSQL: parameters (database, table); a row per column.
 	columnsSQL = `SELECT COLUMN_NAME, DATA_TYPE, COALESCE(CHARACTER_MAXIMUM_LENGTH, DATETIME_PRECISION, 0), IS_NULLABLE = 'YES',` +
 		` IS_NULLABLE = 'YES' OR COLUMN_DEFAULT IS NOT NULL OR EXTRA LIKE '%auto_increment%' OR EXTRA LIKE '%GENERATED%',` +
 		` COLLATION_NAME` +
-		` FROM information_schema.COLUMNS WHERE ` + inDatabase + ` AND TABLE_NAME = ? ORDER BY ORDINAL_POSITION`
+		` FROM information_schema.COLUMNS WHERE ` + inDatabase + ` AND TABLE_NAME = ? ORDER BY ORDINAL_POSITION` + everyRow
 	// primaryKeySQL: parameters (database, table); a row per column of the key.
 	primaryKeySQL = `SELECT IF(SUB_PART IS NULL, COLUMN_NAME, CONCAT(COLUMN_NAME, '(', SUB_PART, ')')) FROM information_schema.STATISTICS` +
-		` WHERE ` + inDatabase + ` AND TABLE_NAME = ? AND INDEX_NAME = 'PRIMARY' ORDER BY SEQ_IN_INDEX`
+		` WHERE ` + inDatabase + ` AND TABLE_NAME = ? AND INDEX_NAME = 'PRIMARY' ORDER BY SEQ_IN_INDEX` + everyRow
 )
 
 // find reads the definition of the table that is to be want: nil if there is
@@ -260,11 +261,11 @@ func find(ctx context.Context, db queryer, database string, want *table) (*table
 // that the account has a privilege on.
 func describe(ctx context.Context, db queryer, database, name string) (*table, error) {
 	t := &table{name: name}
-	err := each(ctx, db, tableSQL, []any{database, name}, func(scan scanner) error { return scan(&t.engine) })
+	err := eachOfTable(ctx, db, tableSQL, database, name, func(scan scanner) error { return scan(&t.engine) })
 	if err != nil || t.engine == "" {
 		return nil, err
 	}
-	err = each(ctx, db, columnsSQL, []any{database, name}, func(scan scanner) error {
+	err = eachOfTable(ctx, db, columnsSQL, database, name, func(scan scanner) error {
 		var c column
 		var collation sql.NullString
 		err := scan(&c.name, &c.dataType, &c.size, &c.nullable, &c.optional, &collation)
@@ -275,13 +276,26 @@ func describe(ctx context.Context, db queryer, database, name string) (*table, e
 	if err != nil {
 		return nil, err
 	}
-	err = each(ctx, db, primaryKeySQL, []any{database, name}, func(scan scanner) error {
+	err = eachOfTable(ctx, db, primaryKeySQL, database, name, func(scan scanner) error {
 		var column string
 		err := scan(&column)
 		t.primaryKey = append(t.primaryKey, column)
 		return err
 	})
 	return t, err
+}
+
+// eachOfTable calls f for every row that a query of information_schema has for a
+// table in the database that WithDatabase names, or else in the connection's own.
+// That one's name may have any characters, which would not travel safely in every
+// character set, and so it never leaves the server. The two are not put together
+// in SQL, as an expression of both may have no collation.
+func eachOfTable(ctx context.Context, db queryer, query, database, table string, f func(scanner) error) error {
+	in, args := `DATABASE()`, []any{table}
+	if database != "" {
+		in, args = `?`, []any{database, table}
+	}
+	return each(ctx, db, strings.Replace(query, "{database}", in, 1), args, f)
 }
 
 type scanner func(dest ...any) error
@@ -358,9 +372,14 @@ func (t *table) mustBe(want *table) error {
 	if differences == nil {
 		return nil
 	}
-	return fmt.Errorf("there is a table %s that is not this library's: %s; rename it, or have the tables in another database by WithDatabase; nothing was changed",
-		t.name, strings.Join(differences, ", "))
+	return otherTableError(fmt.Sprintf("there is a table %s that is not this library's: %s; rename it, or have the tables in another database by WithDatabase; nothing was changed",
+		t.name, strings.Join(differences, ", ")))
 }
+
+// otherTableError says how a table differs from the one that is wanted.
+type otherTableError string
+
+func (e otherTableError) Error() string { return string(e) }
 
 const (
 	// lockV0SQL keeps every candidate of v0 from writing until unlockSQL.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/klog/v2"
 	"k8s.io/klog/v2/ktesting"
+	"pgregory.net/rapid"
 
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
@@ -67,7 +69,13 @@ func TestNoFunctionsErrorHasASecretInIt(t *testing.T) {
 		"a refused host": with(func(c *mysql.Config) {
 			c.Addr = newRefusingServer(t, 1130, "Host '10.9.8.7' is not allowed to connect")
 		}),
-		"a blocked host":       with(func(c *mysql.Config) { c.Addr = newRefusingServer(t, 1129, "Host '10.9.8.7' is blocked") }),
+		"a blocked host": with(func(c *mysql.Config) { c.Addr = newRefusingServer(t, 1129, "Host '10.9.8.7' is blocked") }),
+		"a proxy that names an address": with(func(c *mysql.Config) {
+			c.Addr = newRefusingServer(t, 1105, "target: shop.0.primary: vttablet: dial tcp 10.9.8.7:15999: connect refused")
+		}),
+		"a proxy that names a host": with(func(c *mysql.Config) {
+			c.Addr = newRefusingServer(t, 2003, "Can't connect to remote server 'db.internal.example:6446', nor to db.internal.example")
+		}),
 		"too many connections": with(func(c *mysql.Config) { c.Addr = newRefusingServer(t, 1040, "Too many connections") }),
 		"no socket":            with(func(c *mysql.Config) { c.Net, c.Addr = "unix", "/nonexistent/db.internal.example.sock" }),
 		"no TLS at the server": with(func(c *mysql.Config) {
@@ -257,4 +265,73 @@ func TestAnElectionWithOutagesLogsNothingSecret(t *testing.T) {
 	if n == 0 {
 		t.Error("no event was recorded")
 	}
+}
+
+// What a server says is shown, but for addresses.
+func TestAServersWordsAreShownWithoutAddresses(t *testing.T) {
+	for words, want := range map[string]string{
+		"dial tcp 10.9.8.7:15999: connect: connection refused":        "dial tcp ...: connect: connection refused",
+		"no backend at [fe80::1%eth0]:3306, 2001:db8::7 or ::1":       "no backend at ..., ... or ...",
+		"backend db-vip.corp.example:6446 is down.":                   "backend ... is down.",
+		"backend db-vip.corp.example is down":                         "backend ... is down",
+		"uri=mysql://mysql-0.mysql:3306/app, addr:db-vip:6446":        "uri=mysql://.../app, ...",
+		"Lost connection to backend 'shard-7:3306'":                   "Lost connection to backend '...'",
+		"Can't connect to MySQL server on 'db7' (111)":                "Can't connect to MySQL server on '...' (111)",
+		"Unknown MySQL server host 'db7' (-2)":                        "Unknown MySQL server host '...' (-2)",
+		"Access denied for user 'a'@'db7' (using password: YES)":      "Access denied for user 'a'@'...' (using password: YES)",
+		"client connected to '0.0.0.0:6446'":                          "client connected to '...'",
+		"root:secret@tcp(db7)/app is wrong":                           "... is wrong",
+		"Access denied; user u@tcp(db.example:3306)/ is unknown":      "Access denied; user ... is unknown",
+		"Incorrect datetime value: '2026-11-25 12:30:05.123456'":      "",
+		"Table 'mysqllock_test_1.election_records' doesn't exist":     "",
+		"Unknown column 'app.election_records.ready' in 'SELECT'":     "",
+		"You have an error near 'a.b = 12:30 AND x:=1' at line 1":     "",
+		"Duplicate entry 'ops/nightly:12' for key 'PRIMARY'":          "",
+		"target: shop.0.primary: 10.11.19-MariaDB-0+deb12u1, 9.7.4-2": "",
+		"max_statement_time exceeded after 00:00:01, job:7, 5:30":     "",
+	} {
+		config := mysql.NewConfig()
+		config.Net, config.Addr = "tcp", newRefusingServer(t, 1105, words)
+		if want == "" {
+			want = words
+		}
+		if err := get(t.Context(), newLock(t, open(t, config), "e", "a"))(); err == nil || err.Error() != `mysqllock: get "e": Error 1105: `+want {
+			t.Errorf("%v, want %s", err, want)
+		}
+	}
+}
+
+func TestNoAddressInAServersWordsIsShown(t *testing.T) {
+	label := rapid.StringMatching(`[a-z][a-z0-9]{0,5}(-[a-z0-9]{1,5})?`)
+	port := rapid.Map(rapid.IntRange(1000, 65535), strconv.Itoa)
+	bytesOf := func(n int) *rapid.Generator[[]byte] { return rapid.SliceOfN(rapid.Byte(), n, n) }
+	ipv4 := rapid.Map(bytesOf(4), func(b []byte) string { return net.IP(b).String() })
+	ipv6 := rapid.Map(bytesOf(16), func(b []byte) string {
+		for i := range b { // with runs of zeros, which have a spelling of their own
+			b[i] *= b[i/6*6] & 1
+		}
+		b[0] = 0x20
+		return net.IP(b).String()
+	})
+	host := rapid.Custom(func(t *rapid.T) string {
+		return strings.Join(rapid.SliceOfN(label, 3, 5).Draw(t, "labels"), ".")
+	})
+	between := []string{" ", "'", `"`, "(", ")", "[", "]", "=", "/", "//", ",", ". ", ";", ": ", " at ", "@"}
+	rapid.Check(t, func(t *rapid.T) {
+		secret := rapid.OneOf(ipv4, ipv6, host, label).Draw(t, "address")
+		shown := secret
+		if rapid.Bool().Draw(t, "has a port") || !strings.ContainsAny(secret, ".:") {
+			if strings.Contains(secret, ":") {
+				shown = "[" + secret + "]"
+			}
+			shown += ":" + port.Draw(t, "port")
+		}
+		if !strings.ContainsAny(secret, ".:") {
+			secret = shown // any word, but for its port
+		}
+		words := "no backend" + rapid.SampledFrom(between).Draw(t, "before") + shown + rapid.SampledFrom(between).Draw(t, "after") + "is up"
+		if text := mysqllock.PublicText(&mysql.MySQLError{Number: 1105, Message: words}); strings.Contains(text, secret) {
+			t.Errorf("%q is shown as %q", words, text)
+		}
+	})
 }

@@ -6,6 +6,9 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"strconv"
+
+	"k8s.io/klog/v2"
 )
 
 // A session is fit for a lock if what it writes is committed at once, to the
@@ -78,9 +81,9 @@ func isUnfit(err error) bool {
 	}
 	switch number(err) {
 	case errOptionPreventsWrite, errReadOnlyTransaction, errReadOnlyMode, // read-only
-		errUnknownCommand, errServerShutdown, errOfflineMode, // not in its cluster, or on its way out
-		errTableNotLockedForWrite, errTableNotLocked, errReadLock, // LOCK TABLES, FLUSH TABLES WITH READ LOCK
-		errXATransaction,
+		errUnknownCommand, errShutdown, errOffline, // not in its cluster, or on its way out
+		errTableReadLocked, errTableNotLocked, errReadLocked, // LOCK TABLES, FLUSH TABLES WITH READ LOCK
+		errXA,
 		errConnectionKilled, errSessionKilled, errIdleDisconnect:
 		return true
 	}
@@ -171,9 +174,12 @@ func (s *session) write(ctx context.Context, statement string, args ...any) (int
 	if err := s.endTransaction(ctx); err != nil {
 		return 0, err
 	}
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
 	result, err := s.conn.ExecContext(ctx, statement, args...)
 	if err != nil {
-		return 0, err
+		return 0, unanswered(err)
 	}
 	return result.RowsAffected()
 }
@@ -226,4 +232,29 @@ func (s *session) note(ctx context.Context, state sessionState) error {
 		return s.endTransaction(ctx)
 	}
 	return nil
+}
+
+// reportUnfit logs, once for each reason, that a session was discarded.
+func (l *Lock) reportUnfit(ctx context.Context, why error) {
+	if why == nil || errors.Is(why, driver.ErrBadConn) {
+		return // a dead connection is no news
+	}
+	text := publicText(why)
+	kind := text
+	if n := number(why); n != 0 {
+		kind = strconv.Itoa(int(n)) // the server's words differ with the statement
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.unfit[kind] {
+		return
+	}
+	if l.unfit == nil {
+		l.unfit = map[string]bool{}
+	}
+	l.unfit[kind] = true
+	if remedy := remedy("update", why, nil); remedy != "" {
+		text += "; " + remedy
+	}
+	klog.FromContext(ctx).Info("Closed a session of the pool that is unfit for elections", "lock", l.Describe(), "reason", text)
 }

@@ -58,6 +58,13 @@ func NewProxy(target string) (*Proxy, error) {
 // Addr is where it listens, for the Addr of a mysql.Config.
 func (p *Proxy) Addr() string { return p.listener.Addr().String() }
 
+// Connections is how many connections there are.
+func (p *Proxy) Connections() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.connections)
+}
+
 // Watch has each later connection watched by hooks of its own, which f returns.
 func (p *Proxy) Watch(f func() Hooks) {
 	p.mu.Lock()

@@ -157,6 +157,7 @@ func (s *Server) commonOptions() []string {
 		// The log is written to the kernel at each commit but not forced to the disk: a commit survives the server's
 		// death by any signal, not a power cut.
 		"--innodb-flush-log-at-trx-commit=2", "--sync-binlog=0",
+		"--max-connections=1000",          // tests run at once
 		"--loose-innodb-use-native-aio=0", // several servers at once would exhaust the kernel's slots
 	)
 	if s.mariadb {
