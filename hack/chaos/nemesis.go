@@ -83,22 +83,8 @@ func bent(o clockOrder) candidateFault {
 }
 
 var serverFaults = map[string]serverFault{
-	"server kill -9 and restart": func(ctx context.Context, w *world, d time.Duration) error {
-		server := w.site.node(d).server
-		if err := server.Kill(); err != nil {
-			return err
-		}
-		sleep(ctx, d/4)
-		return server.Restart(context.WithoutCancel(ctx))
-	},
-	"server restart in good order": func(ctx context.Context, w *world, d time.Duration) error {
-		server := w.site.node(d).server
-		if err := server.Stop(); err != nil {
-			return err
-		}
-		sleep(ctx, d/4)
-		return server.Restart(context.WithoutCancel(ctx))
-	},
+	"server kill -9 and restart":   restarted((*mysqltest.Server).Kill),
+	"server restart in good order": restarted((*mysqltest.Server).Stop),
 	"server frozen": func(ctx context.Context, w *world, d time.Duration) error {
 		server := w.site.node(d).server
 		if err := server.Pause(); err != nil {
@@ -166,6 +152,17 @@ func fillDisk(ctx context.Context, w *world, d time.Duration) error {
 		return err
 	}
 	return server.Restart(context.WithoutCancel(ctx))
+}
+
+func restarted(end func(*mysqltest.Server) error) serverFault {
+	return func(ctx context.Context, w *world, d time.Duration) error {
+		server := w.site.node(d).server
+		if err := end(server); err != nil {
+			return err
+		}
+		sleep(ctx, d/4)
+		return server.Restart(context.WithoutCancel(ctx))
+	}
 }
 
 // killSessions kills the candidates' sessions.
