@@ -109,6 +109,52 @@ func TestReadinessThatFlapsIsNoPingPong(t *testing.T) {
 	}
 }
 
+// One renewal without being ready is not enough: the leader's answer may be about to change.
+func TestReadinessIsAskedOfTheLeaderForTwoRetries(t *testing.T) {
+	t.Parallel()
+	db, _ := newTables(t)
+	var away, here ability
+	const retry = 300 * time.Millisecond
+	timings := mysqllock.WithTimings(time.Minute, 40*time.Second, retry)
+	leader := newLock(t, db, "e", "a", timings, mysqllock.WithReadiness(away.check))
+	follower := newLock(t, db, "e", "b", timings, mysqllock.WithReadiness(here.check))
+	takeOver := recordFor("a", 60)
+	mustSucceed(t, "Create", create(t.Context(), leader, takeOver))
+	away.away.Store(true)
+	round := func() {
+		t.Helper()
+		mustSucceed(t, "a renewal", update(t.Context(), leader, takeOver))
+		mustSucceed(t, "Get", get(t.Context(), follower))
+	}
+	began := time.Now()
+	round()
+	for time.Since(began) < 2*retry-50*time.Millisecond {
+		round()
+		if getElection(t, db, "e").StepDownRequested && time.Since(began) < 2*retry {
+			t.Fatalf("asked after %v", time.Since(began))
+		}
+	}
+	// Any other answer starts the time again.
+	here.away.Store(true)
+	round()
+	here.away.Store(false)
+	began = time.Now()
+	round()
+	for time.Since(began) < 2*retry-50*time.Millisecond {
+		round()
+		if getElection(t, db, "e").StepDownRequested && time.Since(began) < 2*retry {
+			t.Fatalf("asked %v after the follower was not ready itself", time.Since(began))
+		}
+	}
+	eventually(t, electorPatience, "the leader is asked", func() bool {
+		if getElection(t, db, "e").StepDownRequested {
+			return true
+		}
+		round()
+		return false
+	})
+}
+
 // A leader that died while it wasn't ready is replaced as ever, by a candidate that is.
 func TestReadinessOfADeadLeaderDoesNotMatter(t *testing.T) {
 	t.Parallel()
@@ -119,7 +165,7 @@ func TestReadinessOfADeadLeaderDoesNotMatter(t *testing.T) {
 	var unable, able ability
 	unable.away.Store(true)
 	idle := beginAble(t, db, "unable", &unable)
-	follower := beginAble(t, db, "able", &able)
+	beginAble(t, db, "able", &able)
 	eventually(t, electorPatience, "the able one leads", func() bool {
 		e := getElection(t, db, "e")
 		if e.Holder == "dead" && e.StepDownRequested {
