@@ -47,7 +47,7 @@ scripts() {
 }
 
 # direct_dependencies compares what the library's own packages import, and what go.mod requires besides for tests, with
-# what CONTRIBUTING.md promises.
+# what .github/CONTRIBUTING.md promises.
 direct_dependencies() {
 	local promised tests imported required main
 	promised='github.com/go-sql-driver/mysql k8s.io/api k8s.io/apimachinery k8s.io/client-go k8s.io/klog/v2'

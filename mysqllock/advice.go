@@ -86,7 +86,7 @@ func remedy(op string, err error, db *sql.DB) string {
 	case errNoSuchTable:
 		return "run mysqllock.Migrate, or apply mysqllock.Schema, in the database that the connection or WithDatabase names"
 	case errUnknownColumn:
-		return "the tables are of an earlier version: run mysqllock.Migrate, or the ALTER TABLE that mysqllock.Schema begins with"
+		return "the tables lack a column, as those of an earlier version do: run mysqllock.Migrate, or the ALTER TABLE that mysqllock.Schema begins with"
 	case errUnknownDatabase, errNoDatabaseSelected:
 		return "create the database and name it in the DSN (MYSQL_DBNAME) or by WithDatabase"
 	case errTableDenied, errColumnDenied, errDatabaseDenied:

@@ -345,6 +345,7 @@ func testRefusedWithoutTables(t *testing.T, db *sql.DB, r *refusals) {
 	bare := &refusals{config: empty}
 	defer func() { r.texts = append(r.texts, bare.texts...) }()
 	const migrate = `; run mysqllock.Migrate, or apply mysqllock.Schema, in the database that the connection or WithDatabase names`
+	const column = `; the tables lack a column, as those of an earlier version do: run mysqllock.Migrate, or the ALTER TABLE that mysqllock.Schema begins with`
 	const missing = `mysqllock: {op} "e": Error 1146 (42S02): Table '{db}.election_records' doesn't exist` + migrate
 	for _, pool := range pools {
 		bare.each(t, "no tables", pool(t, empty), 1146, missing)
@@ -362,8 +363,8 @@ func testRefusedWithoutTables(t *testing.T, db *sql.DB, r *refusals) {
 		`mysqllock: update "e": Error 1146 (42S02): Table '{db}.election_fences' doesn't exist`+migrate)
 	exec(t, admin, `ALTER TABLE election_records DROP COLUMN strategy`)
 	bare.byServer(t, "a column is missing", get(t.Context(), lock)(), 1054,
-		`mysqllock: get "e": Error 1054 (42S22): Unknown column 'r.strategy' in 'SELECT'`+migrate+"\n"+
-			`mysqllock: get "e": Error 1054 (42S22): Unknown column 'r.strategy' in 'field list'`+migrate)
+		`mysqllock: get "e": Error 1054 (42S22): Unknown column 'r.strategy' in 'SELECT'`+column+"\n"+
+			`mysqllock: get "e": Error 1054 (42S22): Unknown column 'r.strategy' in 'field list'`+column)
 }
 
 func testRefusedWithoutPrivilege(t *testing.T, db *sql.DB, r *refusals) {

@@ -15,9 +15,6 @@ import (
 // s - 40 s - 15 s) / 2 = 2.5 s for an operation.
 var electTimings = timings{leaseDuration: 60 * time.Second, renewDeadline: 40 * time.Second, retryPeriod: 15 * time.Second}
 
-// startTimeout bounds the first connection of ElectLeader; the migration has a bound of its own.
-const startTimeout = 15 * time.Second
-
 // ElectLeader campaigns in the named election until ctx ends, with everything at its default: the
 // database of the MYSQL_* environment variables (see [ConfigFromEnv]), tables made or upgraded by
 // [Migrate], an identity made by [NewIdentity], a lease of 60 s renewed every 15 s, and
@@ -41,8 +38,8 @@ const startTimeout = 15 * time.Second
 // campaigns again, once another candidate has led or a lease has passed.
 //
 // An error is returned only at the start: a configuration that can't be used, or a database that
-// can't be reached within 15 s or migrated within a minute, or before ctx ended. Later outages are
-// survived.
+// refuses the account or can't be migrated. One that can't be reached is waited for, with a line in
+// the log; so are later outages.
 func ElectLeader(ctx context.Context, election string, becomeLeader func(context.Context), loseLeadership func()) error {
 	const op = "elect leader"
 	if becomeLeader == nil || loseLeadership == nil {
@@ -74,12 +71,7 @@ func electLeader(ctx context.Context, db *sql.DB, election string, t timings, be
 	if err != nil {
 		return err
 	}
-	start, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	if err := db.PingContext(start); err != nil {
-		return wrap(op, election, err, db)
-	}
-	if err := Migrate(ctx, db); err != nil {
+	if err := await(ctx, func() error { return Migrate(ctx, db) }); err != nil {
 		return err
 	}
 	for ctx.Err() == nil {

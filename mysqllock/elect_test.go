@@ -18,6 +18,7 @@ import (
 	"github.com/go-sql-driver/mysql"
 
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
+	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
 
 // patience is for what takes milliseconds, or some retries, on an idle machine.
@@ -206,14 +207,6 @@ func setEnvironment(t testing.TB, config *mysql.Config) {
 
 func TestElectLeaderReturnsWhatPreventsTheStart(t *testing.T) {
 	config := newConfig(t)
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	unused := free.Addr().String()
-	if err := free.Close(); err != nil {
-		t.Fatal(err)
-	}
 	restricted := newUser(t, config, "SELECT ON *")
 	change := func(f func(*mysql.Config)) *mysql.Config {
 		c := config.Clone()
@@ -236,23 +229,19 @@ func TestElectLeaderReturnsWhatPreventsTheStart(t *testing.T) {
 			parts: []string{"MYSQL_USER", "MYSQL_PASSWORD", "MYSQL_HOST", "MYSQL_DBNAME"},
 		},
 		{
-			name: "nothing listens", config: change(func(c *mysql.Config) { c.Addr = unused }),
-			prefix: `mysqllock: elect leader "e": `, parts: []string{"connection refused"},
-		},
-		{
 			name: "wrong password", config: change(func(c *mysql.Config) { c.Passwd = "hunter2" }),
-			prefix: `mysqllock: elect leader "e": Error 1045`, parts: []string{"; check the user and its password (MYSQL_USER, MYSQL_PASSWORD)"},
+			prefix: `mysqllock: migrate: Error 1045`, parts: []string{"; check the user and its password (MYSQL_USER, MYSQL_PASSWORD)"},
 		},
 		{
 			name: "no such database", config: change(func(c *mysql.Config) { c.DBName = "mysqllock_is_not_there" }),
-			prefix: `mysqllock: elect leader "e": Error 1049`, parts: []string{"; create the database"},
+			prefix: `mysqllock: migrate: Error 1049`, parts: []string{"; create the database"},
 		},
 		{name: "tables can't be made", config: restricted, prefix: "mysqllock: migrate: Error 1142", parts: []string{"GRANT"}},
 		{
 			name: "an election without a name", config: config, election: " ",
 			prefix: `mysqllock: new " ": election name " " begins or ends with a space; remove it`,
 		},
-		{name: "context ended", config: config, ctx: ended, prefix: `mysqllock: elect leader "e": `, parts: []string{"context canceled"}, is: context.Canceled},
+		{name: "context ended", config: config, ctx: ended, prefix: `mysqllock: migrate: `, parts: []string{"context canceled"}, is: context.Canceled},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			setEnvironment(t, c.config)
@@ -272,7 +261,7 @@ func TestElectLeaderReturnsWhatPreventsTheStart(t *testing.T) {
 					t.Errorf("%q lacks %q", err, part)
 				}
 			}
-			for _, secret := range []string{config.Addr, unused, "127.0.0.1", "hunter2", config.Passwd, "pass word"} {
+			for _, secret := range []string{config.Addr, "127.0.0.1", "hunter2", config.Passwd, "pass word"} {
 				if strings.Contains(err.Error(), secret) {
 					t.Errorf("%q shows %q", err, secret)
 				}
@@ -295,6 +284,31 @@ func TestElectLeaderReturnsWhatPreventsTheStart(t *testing.T) {
 	}
 	if got := tableNames(t, open(t, config)); got != "" {
 		t.Errorf("tables: %s", got)
+	}
+}
+
+func TestElectLeaderWaitsForAServerThatIsNotUpYet(t *testing.T) {
+	config := newConfig(t)
+	network := newProxy(t, config.Addr)
+	network.Set(mysqltest.Network{Refuse: true})
+	setEnvironment(t, network.config(config))
+	ctx, cancel := context.WithCancel(t.Context())
+	led, returned := make(chan struct{}), make(chan error, 1)
+	go func() {
+		returned <- mysqllock.ElectLeader(ctx, "e", func(context.Context) { close(led) }, func() {})
+	}()
+	select {
+	case err := <-returned:
+		t.Fatalf("ended at once: %v", err)
+	case <-led:
+		t.Fatal("leads without a server")
+	case <-time.After(500 * time.Millisecond):
+	}
+	network.forward()
+	<-led
+	cancel()
+	if err := <-returned; err != nil {
+		t.Error(err)
 	}
 }
 

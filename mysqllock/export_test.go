@@ -71,6 +71,9 @@ func (l *Lock) ElectorTimings() (renewDeadline, retryPeriod time.Duration) {
 	return t.renewDeadline, t.retryPeriod
 }
 
+// LeaseEnd is when the lease ends.
+func (l *Lock) LeaseEnd() time.Time { return l.term.expires() }
+
 // PublicText is what is shown of an error.
 var PublicText = publicText
 

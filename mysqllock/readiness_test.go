@@ -109,6 +109,52 @@ func TestReadinessThatFlapsIsNoPingPong(t *testing.T) {
 	}
 }
 
+// One renewal without being ready is not enough: the leader's answer may be about to change.
+func TestReadinessIsAskedOfTheLeaderForTwoRetries(t *testing.T) {
+	t.Parallel()
+	db, _ := newTables(t)
+	var away, here ability
+	const retry = 300 * time.Millisecond
+	timings := mysqllock.WithTimings(time.Minute, 40*time.Second, retry)
+	leader := newLock(t, db, "e", "a", timings, mysqllock.WithReadiness(away.check))
+	follower := newLock(t, db, "e", "b", timings, mysqllock.WithReadiness(here.check))
+	takeOver := recordFor("a", 60)
+	mustSucceed(t, "Create", create(t.Context(), leader, takeOver))
+	away.away.Store(true)
+	round := func() {
+		t.Helper()
+		mustSucceed(t, "a renewal", update(t.Context(), leader, takeOver))
+		mustSucceed(t, "Get", get(t.Context(), follower))
+	}
+	began := time.Now()
+	round()
+	for time.Since(began) < 2*retry-50*time.Millisecond {
+		round()
+		if getElection(t, db, "e").StepDownRequested && time.Since(began) < 2*retry {
+			t.Fatalf("asked after %v", time.Since(began))
+		}
+	}
+	// Any other answer starts the time again.
+	here.away.Store(true)
+	round()
+	here.away.Store(false)
+	began = time.Now()
+	round()
+	for time.Since(began) < 2*retry-50*time.Millisecond {
+		round()
+		if getElection(t, db, "e").StepDownRequested && time.Since(began) < 2*retry {
+			t.Fatalf("asked %v after the follower was not ready itself", time.Since(began))
+		}
+	}
+	eventually(t, electorPatience, "the leader is asked", func() bool {
+		if getElection(t, db, "e").StepDownRequested {
+			return true
+		}
+		round()
+		return false
+	})
+}
+
 // A leader that died while it wasn't ready is replaced as ever, by a candidate that is.
 func TestReadinessOfADeadLeaderDoesNotMatter(t *testing.T) {
 	t.Parallel()
@@ -119,11 +165,14 @@ func TestReadinessOfADeadLeaderDoesNotMatter(t *testing.T) {
 	var unable, able ability
 	unable.away.Store(true)
 	idle := beginAble(t, db, "unable", &unable)
-	follower := beginAble(t, db, "able", &able)
-	<-follower.leading
-	if getElection(t, db, "e").StepDownRequested {
-		t.Error("a dead leader was asked to step down")
-	}
+	beginAble(t, db, "able", &able)
+	eventually(t, electorPatience, "the able one leads", func() bool {
+		e := getElection(t, db, "e")
+		if e.Holder == "dead" && e.StepDownRequested {
+			t.Fatal("a dead leader was asked to step down")
+		}
+		return e.Holder == "able"
+	})
 	if idle.leads() {
 		t.Error("a candidate leads that is not ready")
 	}
@@ -210,7 +259,7 @@ func TestReadinessColumnsAreAddedUnderCandidatesOfAnEarlierVersion(t *testing.T)
 		` SELECT 'old', 'old', 15, 0, '', '', 1, UTC_TIMESTAMP(6), '', ? FROM DUAL`
 	exec(t, db, insert, "e")
 	lock := newLock(t, db, "e", "new")
-	if err := get(t.Context(), lock)(); err == nil || !strings.Contains(err.Error(), "earlier version: run mysqllock.Migrate") {
+	if err := get(t.Context(), lock)(); err == nil || !strings.Contains(err.Error(), "earlier version do: run mysqllock.Migrate") {
 		t.Errorf("before Migrate: %v", err)
 	}
 	findings, err := mysqllock.Preflight(t.Context(), db)

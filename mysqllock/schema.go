@@ -37,7 +37,7 @@ const migrateTimeout = time.Minute
 //     changed.
 //
 // Any number of processes may call it at once, at every start. It takes at most a minute, or as
-// long as ctx lives. A table of v0 with many millions of rows may need more than one call: what one
+// long as ctx lives; for so long it also waits for a server that can't be reached, and logs that. A table of v0 with many millions of rows may need more than one call: what one
 // has deleted stays deleted.
 func Migrate(ctx context.Context, db *sql.DB, opts ...Option) error {
 	if db == nil {
@@ -50,7 +50,7 @@ func Migrate(ctx context.Context, db *sql.DB, opts ...Option) error {
 	ctx, cancel := context.WithTimeout(ctx, migrateTimeout)
 	defer cancel()
 	for {
-		err := migrate(ctx, db, o.database)
+		err := await(ctx, func() error { return migrate(ctx, db, o.database) })
 		if n := number(err); n != errLockWaitTimeout && n != errDeadlock {
 			if cause := ctx.Err(); err != nil && cause != nil && n == 0 && !errors.Is(err, cause) {
 				// A session that ctx has ended says "bad connection" to all that follows.

@@ -39,7 +39,7 @@ type spoilable struct {
 func (c *spoilable) Connect(ctx context.Context) (driver.Conn, error) {
 	conn, err := c.Connector.Connect(ctx)
 	if set := c.set.Load(); set != nil && err == nil {
-		_, err = conn.(driver.ExecerContext).ExecContext(ctx, *set, nil) //nolint:forcetypeassert // the driver's can
+		_, err = conn.(driver.ExecerContext).ExecContext(ctx, *set, nil)
 	}
 	return conn, err
 }

@@ -76,7 +76,7 @@ func (s *statements) renew(election string, old, next *row) statement {
 // observed the same row only one can get it, as the first changes the version.
 const releaseSQL = `
 UPDATE {records} AS r
-   SET ` + names + assignments + `, r.step_down_uid = LEFT('-', 0)
+   SET ` + names + assignments + `
  WHERE r.election_name = {name} AND {observed} AND {session}`
 
 func (s *statements) release(election string, old, next *row) statement {

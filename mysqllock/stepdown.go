@@ -119,14 +119,14 @@ func (s *statements) requestStepDown(election, uid string) statement {
 // errAskedToStepDown is the error of renewals in a term whose leader was asked.
 var errAskedToStepDown = errors.New("not renewed: this leader was asked to step down")
 
-// stepDown ends the renewals of this term, as its leader was asked to step down.
+// stepDown ends the renewals of this term, as its leader was asked to step down. It is called once a
+// term: renew sends nothing afterwards.
 func (l *Lock) stepDown(o *operation) error {
-	if l.term.ask() {
-		klog.FromContext(o.ctx).Info("Asked to step down", "lock", l.Describe(), "identity", l.config.Identity)
-		o.standsDownUntil = time.Now().Add(l.term.leaseDuration())
-		if stop := l.options.stepDown; stop != nil {
-			go stop()
-		}
+	l.term.ask()
+	o.standsDownUntil = time.Now().Add(l.term.leaseDuration())
+	klog.FromContext(o.ctx).Info("Asked to step down", "lock", l.Describe(), "identity", l.config.Identity)
+	if stop := l.options.stepDown; stop != nil {
+		go stop()
 	}
 	return errAskedToStepDown
 }

@@ -214,6 +214,28 @@ func TestStepDownShowsTheLocksOwnRowAsAnothersOnceTheTermIsOver(t *testing.T) {
 	}
 }
 
+// A request that a Lock has seen in its own row before it takes that over is done with; one that came
+// in between is not.
+func TestStepDownRequestInTheLocksOwnRowStandsUntilItIsSeen(t *testing.T) {
+	t.Parallel()
+	db, _ := newTables(t)
+	lock := newLock(t, db, "e", "a")
+	takeOver(t, lock)
+	lock.RecordEvent("stopped leading")
+	requestStepDown(t, db, "e")
+	mustSucceed(t, "Get, which shows the request", get(t.Context(), lock))
+	mustSucceed(t, "taking its own row over", update(t.Context(), lock, record("a")))
+	mustSucceed(t, "a renewal", update(t.Context(), lock, record("a")))
+
+	mustSucceed(t, "Get", get(t.Context(), lock))
+	lock.RecordEvent("stopped leading")
+	requestStepDown(t, db, "e")
+	mustSucceed(t, "taking its own row over, with a request that it hasn't seen", update(t.Context(), lock, record("a")))
+	if err := update(t.Context(), lock, record("a"))(); err == nil || !strings.Contains(err.Error(), "asked to step down") {
+		t.Errorf("the renewal: %v", err)
+	}
+}
+
 // Others of the same Batch go on, and are not passed over in each round.
 func TestStepDownOfOneLeavesItsBatchAlone(t *testing.T) {
 	t.Parallel()

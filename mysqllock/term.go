@@ -64,13 +64,11 @@ func (t *term) end() {
 	t.token = 0
 }
 
-// ask notes that this leader was asked to step down, and reports whether that is news.
-func (t *term) ask() (first bool) {
+// ask notes that this leader was asked to step down.
+func (t *term) ask() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	first = !t.asked
 	t.asked = true
-	return first
 }
 
 func (t *term) isAsked() bool {

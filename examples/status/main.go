@@ -145,7 +145,9 @@ type entry struct {
 	Election     string    `json:"election"`
 	Leader       string    `json:"leader"` // empty: released
 	Expired      bool      `json:"expired"`
-	Age          float64   `json:"age_seconds"` // since the last renewal
+	Ready        bool      `json:"ready"`               // as of the last renewal
+	SteppingDown bool      `json:"step_down_requested"` // the leader was asked
+	Age          float64   `json:"age_seconds"`         // since the last renewal
 	Lease        float64   `json:"lease_seconds"`
 	Since        time.Time `json:"acquire_time"`
 	Transitions  int       `json:"leader_transitions"`
@@ -155,7 +157,7 @@ type entry struct {
 func entries(list []mysqllock.Election) []entry {
 	all := make([]entry, 0, len(list))
 	for _, e := range list {
-		all = append(all, entry{e.Name, e.Holder, e.Expired, e.Age.Seconds(), e.LeaseDuration.Seconds(), e.AcquireTime, e.LeaderTransitions, e.FencingToken})
+		all = append(all, entry{e.Name, e.Holder, e.Expired, e.Ready, e.StepDownRequested, e.Age.Seconds(), e.LeaseDuration.Seconds(), e.AcquireTime, e.LeaderTransitions, e.FencingToken})
 	}
 	return all
 }

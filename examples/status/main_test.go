@@ -85,6 +85,22 @@ func TestThePageAndTheJSONShowAllElections(t *testing.T) {
 		}
 	}
 
+	if _, err := db.ExecContext(t.Context(), `UPDATE election_records SET ready = 0 WHERE election_name = 'shop/orders'`); err != nil {
+		t.Fatal(err)
+	}
+	if _, text := get("/"); !strings.Contains(text, "led, not ready") {
+		t.Error("a leader that is not ready isn't shown")
+	}
+	if err := mysqllock.RequestStepDown(t.Context(), db.DB, "shop/orders"); err != nil {
+		t.Fatal(err)
+	}
+	if _, text := get("/"); !strings.Contains(text, "stepping down") {
+		t.Error("a request to step down isn't shown")
+	}
+	if _, err := db.ExecContext(t.Context(), `UPDATE election_records SET ready = 1, step_down_uid = ''`); err != nil {
+		t.Fatal(err)
+	}
+
 	_, text = get("/elections.json")
 	var all []entry
 	if err := json.Unmarshal([]byte(text), &all); err != nil {
@@ -95,7 +111,7 @@ func TestThePageAndTheJSONShowAllElections(t *testing.T) {
 	for _, e := range all {
 		if e.Election == "shop/orders" {
 			found = true
-			if e.Leader != "worker-1" || e.Expired || e.Lease != 60 || e.FencingToken != token || e.Age < 0 || e.Age > 60 {
+			if e.Leader != "worker-1" || e.Expired || !e.Ready || e.SteppingDown || e.Lease != 60 || e.FencingToken != token || e.Age < 0 || e.Age > 60 {
 				t.Errorf("%+v", e)
 			}
 		}

@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/machine"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
@@ -282,7 +283,7 @@ func (b *bench) load(ctx context.Context, during time.Duration) (load, error) {
 				return 0, 0, 0, err
 			}
 		}
-		cpu, err = cpuOf(b.pid)
+		cpu, err = machine.CPUOf(b.pid)
 		return writes, reads, cpu, err
 	}
 	began := time.Now()

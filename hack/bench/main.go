@@ -102,6 +102,6 @@ func (b *bench) runPart(ctx context.Context, p part) (err error) {
 	if err := p.run(ctx, b, s); err != nil {
 		return err
 	}
-	s.printf("\nMeasured in %v on %s, %s.\n", time.Since(began).Round(time.Second), machine(), b.settings)
+	s.printf("\nMeasured in %v on %s, %s.\n", time.Since(began).Round(time.Second), measuredOn(), b.settings)
 	return s.save()
 }

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/machine"
 )
 
 // arm is one of the things that a comparison compares. op does it once; callers run at the same time.
@@ -68,11 +70,8 @@ func measure(ctx context.Context, a arm, callers int, slice time.Duration) (*sam
 	each := make([][]time.Duration, callers)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	client, err := ownCPU()
-	if err != nil {
-		return nil, err
-	}
-	server, err := cpuOf(a.pid)
+	client := machine.OwnCPU()
+	server, err := machine.CPUOf(a.pid)
 	if err != nil {
 		return nil, err
 	}
@@ -100,11 +99,8 @@ func measure(ctx context.Context, a arm, callers int, slice time.Duration) (*sam
 	}
 	s := &sample{elapsed: time.Since(began), latencies: slices.Concat(each...)}
 	slices.Sort(s.latencies)
-	clientAfter, err := ownCPU()
-	if err != nil {
-		return nil, err
-	}
-	serverAfter, err := cpuOf(a.pid)
+	clientAfter := machine.OwnCPU()
+	serverAfter, err := machine.CPUOf(a.pid)
 	if err != nil {
 		return nil, err
 	}

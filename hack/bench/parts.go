@@ -201,8 +201,7 @@ func runParts(ctx context.Context, b *bench, s *section) error {
 		{"Renewal", "the bare UPDATE of the same columns by primary key, version and uid", renewalArms},
 	} {
 		s.printf("\n### %s\n\nFloor: %s, by a pool of `Open`, with a deadline. A connection for each caller.\n\n", kind.name, kind.floor)
-		var rows [][]string
-		plots := bars{title: kind.name + " against the floor", y: "p50, ratio"}
+		r := comparisons{per: "caller", bars: bars{title: kind.name + " against the floor", y: "p50, ratio"}}
 		for _, callers := range []int{1, 8, 32} {
 			arms, done, err := kind.arms(ctx, b.server, callers)
 			if err != nil {
@@ -213,33 +212,13 @@ func runParts(ctx context.Context, b *bench, s *section) error {
 			if err != nil {
 				return err
 			}
-			for i, a := range arms {
-				rows = append(rows, append([]string{strconv.Itoa(callers), a.name}, c.columns(i)...))
-				if callers == 1 {
-					plots.series = append(plots.series, series{name: a.name})
-				}
-				plots.series[i].spreads = append(plots.series[i].spreads, c.ratio(i, p50))
-			}
-			plots.labels = append(plots.labels, count(callers, "caller"))
+			r.add(callers, arms, c)
 		}
-		s.table(append([]string{"Callers", ""}, columnNames...), rows)
-		if err := s.plotBars("parts-"+kind.name, plots); err != nil {
+		if err := s.show("parts-"+kind.name, r); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-var columnNames = []string{"p50", "p99", "throughput", "client CPU", "server CPU", "client CPU, ms / 10,000", "server CPU, ms / 10,000", "allocations", "bytes allocated"}
-
-// columns are what every comparison shows of an arm.
-func (c *comparison) columns(i int) []string {
-	whole := func(value func(*sample) float64) string { return fmt.Sprintf("%.0f", c.value(i, value).median) }
-	return []string{
-		c.ratio(i, p50).String(), c.ratio(i, p99).String(), c.ratio(i, (*sample).throughput).String(),
-		c.ratio(i, clientCPU).String(), c.ratio(i, serverCPU).String(), whole(clientCPU), whole(serverCPU),
-		whole(func(s *sample) float64 { return s.allocs }), whole(func(s *sample) float64 { return s.bytes }),
-	}
 }
 
 // wireTable counts what each operation sends and receives.

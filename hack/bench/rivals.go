@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -58,8 +57,7 @@ any API server, which adds authentication, admission, conversion and a round tri
 `)
 	for _, kind := range []string{"Renewal", "Poll"} {
 		s.printf("\n### %s\n\n", kind)
-		var rows [][]string
-		plots := bars{title: kind + " against rivals", y: "p50, ratio to this lock"}
+		r := comparisons{per: "caller", bars: bars{title: kind + " against rivals", y: "p50, ratio to this lock"}}
 		for _, callers := range []int{1, most} {
 			arms, done, err := rivalArms(ctx, b, kind, callers, client, etcd.pid())
 			if err != nil {
@@ -70,17 +68,9 @@ any API server, which adds authentication, admission, conversion and a round tri
 			if err != nil {
 				return err
 			}
-			for i, a := range arms {
-				rows = append(rows, append([]string{strconv.Itoa(callers), a.name}, c.columns(i)...))
-				if callers == 1 {
-					plots.series = append(plots.series, series{name: a.name})
-				}
-				plots.series[i].spreads = append(plots.series[i].spreads, c.ratio(i, p50))
-			}
-			plots.labels = append(plots.labels, count(callers, "caller"))
+			r.add(callers, arms, c)
 		}
-		s.table(append([]string{"Callers", ""}, columnNames...), rows)
-		if err := s.plotBars("rivals-"+kind, plots); err != nil {
+		if err := s.show("rivals-"+kind, r); err != nil {
 			return err
 		}
 	}

@@ -7,16 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime"
 	"runtime/debug"
-	"strconv"
 	"strings"
-	"syscall"
-	"time"
 
 	"github.com/go-sql-driver/mysql"
 
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/machine"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
@@ -62,7 +59,7 @@ func startServer(ctx context.Context) (_ *server, err error) {
 	if err := s.describe(ctx); err != nil {
 		return nil, err
 	}
-	s.pid, err = s.findPID(ctx)
+	s.pid, err = machine.ServerPID(ctx, s.admin)
 	return s, err
 }
 
@@ -97,22 +94,6 @@ func (s *server) describe(ctx context.Context) error {
 	return nil
 }
 
-// findPID asks the server: mysqltest doesn't tell, and it may have been started by a script.
-func (s *server) findPID(ctx context.Context) (int, error) {
-	var file, data string
-	if err := s.admin.QueryRowContext(ctx, "SELECT @@pid_file, @@datadir").Scan(&file, &data); err != nil {
-		return 0, err
-	}
-	if !filepath.IsAbs(file) {
-		file = filepath.Join(data, file)
-	}
-	content, err := os.ReadFile(file)
-	if err != nil {
-		return 0, err
-	}
-	return strconv.Atoi(strings.TrimSpace(string(content)))
-}
-
 // open makes a pool with a connection for each caller, so that none waits for another's: by mysqllock.Open, or as a user
 // has it who knows nothing of this library.
 func (s *server) open(ctx context.Context, callers int, byOpen bool) (*sql.DB, error) {
@@ -135,8 +116,8 @@ func (s *server) open(ctx context.Context, callers int, byOpen bool) (*sql.DB, e
 	return db, db.PingContext(ctx)
 }
 
-// machine says what was measured on, apart from the server.
-func machine() string {
+// measuredOn says what was measured on, apart from the server.
+func measuredOn() string {
 	versions := map[string]string{}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, m := range info.Deps {
@@ -149,38 +130,4 @@ func machine() string {
 		text += ", load average " + string(bytes.Fields(load)[0]) + " at the end"
 	}
 	return text
-}
-
-// ownCPU is what this process has used of the processors.
-func ownCPU() (time.Duration, error) {
-	var usage syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
-		return 0, err
-	}
-	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano()), nil
-}
-
-// errNoProc says that there is no /proc to read another process's use of the processors from.
-var errNoProc = errors.New("the use of processors is read from /proc, which only Linux has")
-
-// cpuOf is what that process has used of the processors, in steps of 10 ms.
-func cpuOf(pid int) (time.Duration, error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, fmt.Errorf("%w: %w", errNoProc, err)
-	}
-	// After the name, which may have spaces, in brackets: the 14th and 15th field of all, in ticks of 1/100 s.
-	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
-	if len(fields) < 13 {
-		return 0, fmt.Errorf("/proc/%d/stat has %d fields after the name", pid, len(fields))
-	}
-	var ticks int
-	for _, field := range fields[11:13] {
-		n, err := strconv.Atoi(string(field))
-		if err != nil {
-			return 0, err
-		}
-		ticks += n
-	}
-	return time.Duration(ticks) * 10 * time.Millisecond, nil
 }

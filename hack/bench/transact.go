@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"strconv"
 )
 
 const (
@@ -30,8 +29,7 @@ parallel, each with a row of its own.
 	if err != nil {
 		return err
 	}
-	var rows [][]string
-	plots := bars{title: "Guarded transactions", y: "p50, ratio to no guard"}
+	r := comparisons{per: "worker", bars: bars{title: "Guarded transactions", y: "p50, ratio to no guard"}}
 	for _, workers := range []int{1, most} {
 		db, err := b.open(ctx, workers, true)
 		if err != nil {
@@ -72,15 +70,7 @@ parallel, each with a row of its own.
 		if err != nil {
 			return err
 		}
-		for i, a := range arms {
-			rows = append(rows, append([]string{strconv.Itoa(workers), a.name}, c.columns(i)...))
-			if workers == 1 {
-				plots.series = append(plots.series, series{name: a.name})
-			}
-			plots.series[i].spreads = append(plots.series[i].spreads, c.ratio(i, p50))
-		}
-		plots.labels = append(plots.labels, count(workers, "worker"))
+		r.add(workers, arms, c)
 	}
-	s.table(append([]string{"Workers", ""}, columnNames...), rows)
-	return s.plotBars("transact", plots)
+	return s.show("transact", r)
 }

@@ -88,19 +88,6 @@ func (n *numbers) Set(s string) error {
 	return nil
 }
 
-// timings are an elector's.
-type timings struct{ LeaseDuration, RenewDeadline, RetryPeriod time.Duration }
-
-var defaultTimings = timings{15 * time.Second, 10 * time.Second, 2 * time.Second} // client-go's
-
-// operation is how long one of the lock's operations may take.
-func (t timings) operation() time.Duration {
-	return (t.LeaseDuration - t.RenewDeadline - t.RetryPeriod) / 2
-}
-
-// survivable is the longest outage that costs no lease: at its end the elector must have the time for one more try.
-func (t timings) survivable() time.Duration { return t.RenewDeadline - t.RetryPeriod - t.operation() }
-
 // progress is for whoever waits; the results go to stdout.
 func progress(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, time.Now().Format("15:04:05 ")+format+"\n", args...)

@@ -24,6 +24,7 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/klog/v2"
 
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/machine"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
@@ -105,7 +106,7 @@ type usage struct {
 }
 
 func usageNow(db *sql.DB) usage {
-	return usage{at: time.Now(), cpu: ownCPU(), goroutines: runtime.NumGoroutine(), pool: db.Stats()}
+	return usage{at: time.Now(), cpu: machine.OwnCPU(), goroutines: runtime.NumGoroutine(), pool: db.Stats()}
 }
 
 // memory is what lives on the heap, and what stacks take, in bytes.

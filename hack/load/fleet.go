@@ -1,0 +1,181 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
+	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
+)
+
+// fleet is one server and all processes.
+type fleet struct {
+	settings
+
+	server  *mysqltest.Server
+	admin   *sql.DB
+	workers []*workerProcess
+
+	mu      sync.Mutex
+	events  []event // without figures
+	leading []int   // by election: how many candidates lead
+	led     int     // elections with a leader
+}
+
+// workerProcess is a worker as its parent sees it.
+type workerProcess struct {
+	command *exec.Cmd
+	stdin   io.WriteCloser
+	proxy   *mysqltest.Proxy // nil without faults
+	figures chan figures
+	ended   chan struct{}
+	err     error // once it has ended
+}
+
+// prepare makes the tables and the workers' account, and returns its DSN.
+func (f *fleet) prepare(ctx context.Context) (dsn string, err error) {
+	name, err := f.server.CreateDatabase(ctx)
+	if err != nil {
+		return "", err
+	}
+	config := f.server.Config()
+	config.DBName = name
+	if f.admin, err = mysqllock.Open(config); err != nil {
+		return "", err
+	}
+	if err := mysqllock.Migrate(ctx, f.admin); err != nil {
+		return "", err
+	}
+	const password = "4Load-only" // on a throwaway server
+	for _, statement := range []string{
+		"CREATE USER 'load'@'%' IDENTIFIED BY '" + password + "'",
+		"GRANT SELECT, INSERT, UPDATE ON " + name + ".* TO 'load'@'%'",
+	} {
+		if _, err := f.admin.ExecContext(ctx, statement); err != nil {
+			return "", err
+		}
+	}
+	config.User, config.Passwd = "load", password
+	return config.FormatDSN(), nil
+}
+
+// launch starts a worker.
+func (f *fleet) launch(ctx context.Context, process int, dsn string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	w := &workerProcess{command: exec.CommandContext(ctx, self, workerArgument), figures: make(chan figures, 1), ended: make(chan struct{})}
+	if f.faults {
+		address := f.server.Config().Addr
+		if w.proxy, err = mysqltest.NewProxy(address); err != nil {
+			return err
+		}
+		if !strings.Contains(dsn, address) {
+			return fmt.Errorf("the DSN does not have the server's address, %s, so that the proxy would be passed by", address)
+		}
+		dsn = strings.Replace(dsn, address, w.proxy.Addr(), 1)
+	}
+	w.command.Stderr = os.Stderr
+	w.command.Env = append(os.Environ(), "GOTRACEBACK=all")
+	if w.stdin, err = w.command.StdinPipe(); err != nil {
+		return err
+	}
+	stdout, err := w.command.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := w.command.Start(); err != nil {
+		return err
+	}
+	f.workers = append(f.workers, w)
+	go func() {
+		defer close(w.ended)
+		w.err = errors.Join(f.listen(stdout, w), w.command.Wait())
+	}()
+	return json.NewEncoder(w.stdin).Encode(orders{
+		DSN: dsn, Process: process, Processes: f.processes, Elections: f.elections, Candidates: f.candidates, Pool: f.pool,
+		Timings: f.timings, Spread: f.spread, Batch: f.batch, Profiles: f.profiles,
+	})
+}
+
+func (f *fleet) listen(stdout io.Reader, w *workerProcess) error {
+	decoder := json.NewDecoder(bufio.NewReaderSize(stdout, 1<<16))
+	for {
+		var e event
+		if err := decoder.Decode(&e); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if e.Kind == measured {
+			w.figures <- *e.Figures
+			continue
+		}
+		f.mu.Lock()
+		f.events = append(f.events, e)
+		switch n := &f.leading[e.Election]; e.Kind {
+		case leads:
+			if *n++; *n == 1 {
+				f.led++
+			}
+		case lost:
+			if *n--; *n == 0 {
+				f.led--
+			}
+		}
+		f.mu.Unlock()
+	}
+}
+
+// leaderLimit is how long a run waits for leaders before it measures without some of them: too many elections for the
+// machine are what some runs are about.
+const leaderLimit = 3 * time.Minute
+
+// waitForLeaders waits until every election has a leader, and returns how many have.
+func (f *fleet) waitForLeaders(ctx context.Context) (led int, err error) {
+	for began, told := time.Now(), time.Now(); ; sleep(ctx, 20*time.Millisecond) {
+		f.mu.Lock()
+		led = f.led
+		f.mu.Unlock()
+		for i, w := range f.workers {
+			select {
+			case <-w.ended:
+				return led, fmt.Errorf("process %d ended: %w", i, w.err)
+			default:
+			}
+		}
+		switch {
+		case ctx.Err() != nil:
+			return led, ctx.Err()
+		case led == f.elections, time.Since(began) > leaderLimit:
+			return led, nil
+		case time.Since(told) > 10*time.Second:
+			progress("%d of %d elections have a leader", led, f.elections)
+			told = time.Now()
+		}
+	}
+}
+
+func (f *fleet) tell(command string) error {
+	for _, w := range f.workers {
+		if _, err := fmt.Fprintln(w.stdin, command); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// signal sends a signal to a worker.
+func (w *workerProcess) signal(s syscall.Signal) error { return w.command.Process.Signal(s) }
