@@ -51,7 +51,11 @@ func migrate(ctx context.Context, stdout, stderr *os.File, args []string) error 
 	deadline := time.Now().Add(*wait)
 	said := ""
 	for {
-		err := mysqllock.Migrate(ctx, db, options...)
+		// Migrate alone would wait for a server that can't be reached, whatever -wait says.
+		_, err := mysqllock.Preflight(ctx, db, options...)
+		if err == nil {
+			err = mysqllock.Migrate(ctx, db, options...)
+		}
 		switch {
 		case err == nil:
 			return write(stdout, "the tables are there and current\n")

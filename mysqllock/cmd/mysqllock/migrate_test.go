@@ -69,7 +69,7 @@ func TestMigrateEndsAtOnceIfWaitingIsOfNoUse(t *testing.T) {
 func TestMigrateGivesUpInTimeAndWhenItIsToldTo(t *testing.T) {
 	t.Parallel()
 	env := []string{"MYSQL_HOST=127.0.0.1", "MYSQL_PORT=" + closedPort(t), "MYSQL_USER=app", "MYSQL_PASSWORD=", "MYSQL_DBNAME=d"}
-	do(t, env, "migrate", "-wait", "1500ms").is(t, exitFailed, "", "mysqllock: migrate: ")
+	do(t, env, "migrate", "-wait", "1500ms").is(t, exitFailed, "", "mysqllock: preflight: dial: ")
 	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
 		p := start(t, env, nil, "migrate", "-wait", "10m")
 		eventually(t, "it waits", func() bool { return strings.Contains(p.stderr.String(), "waits for the database") })
