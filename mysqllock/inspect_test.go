@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -460,5 +461,35 @@ func TestReadingSaysWhatIsWrong(t *testing.T) {
 		if _, err := mysqllock.GetElection(t.Context(), good, name); err == nil || err.Error() != want {
 			t.Errorf("%v, not %q", err, want)
 		}
+	}
+}
+
+// The statements that the README tells people to type.
+func TestTheQueriesOfTheREADMEWork(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, _ := newTables(t)
+	takeOver(t, newLock(t, db, "e", "a"))
+	queries := 0
+	for i, block := range strings.Split(string(text), "```") {
+		sql, isSQL := strings.CutPrefix(block, "sql\n")
+		if i%2 == 0 || !isSQL {
+			continue
+		}
+		for statement := range strings.SplitSeq(sql, ";") {
+			if statement = strings.TrimSpace(statement); !strings.HasPrefix(statement, "SELECT") {
+				continue
+			}
+			queries++
+			if table(t, db, statement) == "" {
+				t.Errorf("%s: no row, and there is an election", statement)
+			}
+		}
+	}
+	if queries == 0 {
+		t.Error("the README has no query")
 	}
 }

@@ -10,12 +10,6 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
 
-// record is one that holds the lease for the given candidate.
-func record(identity string) resourcelock.LeaderElectionRecord {
-	now := metav1.NewTime(time.Now().UTC().Truncate(time.Microsecond))
-	return resourcelock.LeaderElectionRecord{HolderIdentity: identity, LeaseDurationSeconds: 15, AcquireTime: now, RenewTime: now}
-}
-
 func TestEveryFieldOfTheRecordComesBack(t *testing.T) {
 	db, _ := newTables(t)
 	lock := newLock(t, db, "ns/every-field", "a")

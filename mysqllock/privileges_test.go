@@ -15,14 +15,6 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// What an operation finds: no election, one that another candidate leads, or
-// one that its own does.
-const (
-	none = iota
-	another
-	own
-)
-
 // privileged are all that an account can do with the package, and which of the
 // README's privileges each of it needs.
 var privileged = []struct {

@@ -3,6 +3,7 @@ package mysqllock_test
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"net"
 	"regexp"
 	"strings"
@@ -11,6 +12,46 @@ import (
 
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
+
+func TestPreferredTLSIsUsedAgainAfterAServerWithoutTLS(t *testing.T) {
+	// The driver drops TLS from its config when a server has none, for all
+	// connections to come; with the race detector this also finds that it does
+	// so without a lock.
+	setEnv(t, minimal(), map[string]string{"MYSQL_TLS": "preferred"})
+	config, err := mysqllock.ConfigFromEnv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fake := &fakeServer{plugin: "mysql_native_password"}
+	config.DialFunc = fake.dial
+	db := open(t, config)
+	var plain sync.WaitGroup
+	conns := make([]*sql.Conn, 4)
+	for i := range conns {
+		plain.Add(1)
+		go func() {
+			defer plain.Done()
+			var err error
+			if conns[i], err = db.Conn(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}()
+	}
+	plain.Wait()
+	fake.offersTLS.Store(true)
+	if conn, err := db.Conn(t.Context()); err == nil {
+		_ = conn.Close()
+		t.Error("connected without TLS to a server that offers it")
+	}
+	if !fake.askedForTLS.Load() {
+		t.Error("TLS was not asked for")
+	}
+	for _, conn := range conns {
+		if conn != nil {
+			_ = conn.Close()
+		}
+	}
+}
 
 // An account that requires TLS, and everything that the environment can say
 // about TLS: what is refused is refused with the reason, and gets no further.

@@ -6,79 +6,57 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// takeOver makes a candidate the leader, without waiting for anybody's lease.
-func takeOver(t testing.TB, lock *mysqllock.Lock) {
-	t.Helper()
-	if err := tryTakeOver(t.Context(), lock); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func tryTakeOver(ctx context.Context, lock *mysqllock.Lock) error {
-	_, _, err := lock.Get(ctx)
-	switch {
-	case apierrors.IsNotFound(err):
-		return lock.Create(ctx, record(lock.Identity()))
-	case err != nil:
-		return err
-	}
-	return lock.Update(ctx, record(lock.Identity()))
-}
-
-// newLedger makes a table that leaders write to, and a pool of its own.
-func newLedger(t testing.TB, config *mysql.Config) *sql.DB {
-	t.Helper()
-	work := openDSN(t, config, "")
-	exec(t, work, `CREATE TABLE ledger (id INT AUTO_INCREMENT PRIMARY KEY, entry VARCHAR(60) NOT NULL) ENGINE=InnoDB`)
-	return work
-}
-
-func insert(ctx context.Context, tx *sql.Tx, entry string) error {
-	_, err := tx.ExecContext(ctx, `INSERT INTO ledger (entry) VALUES (?)`, entry)
-	return err
-}
-
-func inserting(entry string) func(context.Context, *sql.Tx) error {
-	return func(ctx context.Context, tx *sql.Tx) error { return insert(ctx, tx, entry) }
-}
-
-// ledger is all that was committed.
-func ledger(t testing.TB, db *sql.DB) []string {
-	t.Helper()
-	rows, err := db.QueryContext(t.Context(), `SELECT entry FROM ledger ORDER BY id`)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = rows.Close() }()
-	var entries []string
-	for rows.Next() {
-		var entry string
-		if err := rows.Scan(&entry); err != nil {
-			t.Fatal(err)
-		}
-		entries = append(entries, entry)
-	}
-	if err := rows.Err(); err != nil {
-		t.Fatal(err)
-	}
-	return entries
-}
-
-func wantLedger(t testing.TB, db *sql.DB, want ...string) {
-	t.Helper()
-	if got := ledger(t, db); strings.Join(got, "|") != strings.Join(want, "|") {
-		t.Errorf("committed: %q, want %q", got, want)
+// The work of a leader is often in an application's own database, on the same
+// server. There may even be tables of the lock's names in it, as somebody
+// followed the advice of an error.
+func TestTransactAndGuardFindTheTablesFromAnotherDefaultDatabase(t *testing.T) {
+	db, config := newTables(t)
+	restricted := newUser(t, config, "SELECT ON election_fences", "UPDATE ON election_fences")
+	for _, migrated := range []bool{false, true} {
+		t.Run(fmt.Sprintf("tables in the other one, too: %t", migrated), func(t *testing.T) {
+			elsewhere := newConfig(t)
+			admin := open(t, elsewhere)
+			newLedger(t, elsewhere)
+			exec(t, admin, `GRANT ALL ON `+elsewhere.DBName+`.* TO '`+restricted.User+`'@'%'`)
+			if migrated {
+				mustSucceed(t, "Migrate", func() error { return mysqllock.Migrate(t.Context(), admin) })
+			}
+			narrow := restricted.Clone()
+			narrow.DBName = elsewhere.DBName
+			for _, c := range []struct {
+				name string
+				work func(testing.TB) *sql.DB
+			}{
+				{"a pool of one's own", func(t testing.TB) *sql.DB { t.Helper(); return openDSN(t, elsewhere, "") }},
+				{"a pool of Open", func(t testing.TB) *sql.DB { t.Helper(); return open(t, elsewhere) }},
+				{"latin1", func(t testing.TB) *sql.DB { t.Helper(); return openDSN(t, elsewhere, "charset=latin1") }},
+				{"another user", func(t testing.TB) *sql.DB { t.Helper(); return open(t, narrow) }},
+				{"after USE", func(t testing.TB) *sql.DB {
+					t.Helper()
+					work := openOne(t, config, "")
+					exec(t, work, `USE `+elsewhere.DBName)
+					return work
+				}},
+			} {
+				t.Run(c.name, func(t *testing.T) {
+					for _, election := range []string{"e", "élection"} {
+						election = fmt.Sprintf("%s of %s, %t", election, c.name, migrated)
+						mustGuard(t, db, c.work(t), election)
+						mustGuard(t, open(t, elsewhere), c.work(t), election+" by option", mysqllock.WithDatabase(config.DBName))
+					}
+				})
+			}
+		})
 	}
 }
 
@@ -95,11 +73,6 @@ func wantSessionsAsFound(t testing.TB, db *sql.DB) {
 	if !autocommit || session != global {
 		t.Errorf("the pool's session has autocommit %t and wait_timeout %d (server: %d)", autocommit, session, global)
 	}
-}
-
-// isolationLevels are those that both servers have.
-var isolationLevels = []sql.IsolationLevel{
-	sql.LevelDefault, sql.LevelReadUncommitted, sql.LevelReadCommitted, sql.LevelRepeatableRead, sql.LevelSerializable,
 }
 
 func TestALeadersTransactionIsCommittedAtEveryIsolationLevel(t *testing.T) {
@@ -167,83 +140,6 @@ func TestATransactionOfAnEarlierTermIsNotCommittedInALaterOne(t *testing.T) {
 		t.Errorf("error %v, want ErrNotLeader", err)
 	}
 	wantLedger(t, work)
-}
-
-func TestNobodyTakesOverWhileAGuardedTransactionIsOpenAndRenewalsGoOn(t *testing.T) {
-	db, config := newTables(t)
-	work := newLedger(t, config)
-	leader, follower := newLock(t, db, "e", "a"), newLock(t, db, "e", "b")
-	takeOver(t, leader)
-	for _, level := range isolationLevels {
-		tx, err := work.BeginTx(t.Context(), &sql.TxOptions{Isolation: level})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := leader.Guard(t.Context(), tx); err != nil {
-			t.Fatal(err)
-		}
-		for range 3 {
-			if err := tryTakeOver(t.Context(), follower); err == nil {
-				t.Fatalf("%v: the follower took over while the guard held", level)
-			} else if apierrors.IsConflict(err) || !strings.Contains(err.Error(), "a transaction guards the current term") {
-				t.Errorf("%v: %v", level, err)
-			}
-			if err := leader.Update(t.Context(), record("a")); err != nil {
-				t.Errorf("%v: the renewal failed: %v", level, err)
-			}
-		}
-		if err := insert(t.Context(), tx, level.String()); err != nil {
-			t.Fatal(err)
-		}
-		if err := tx.Commit(); err != nil {
-			t.Fatal(err)
-		}
-		takeOver(t, follower)
-		takeOver(t, leader)
-	}
-}
-
-func TestAGuardIsRefusedWhenLeadershipHasPassed(t *testing.T) {
-	db, config := newTables(t)
-	work := openDSN(t, config, "")
-	a, b := newLock(t, db, "e", "a"), newLock(t, db, "e", "b")
-	guard := func(l *mysqllock.Lock) error {
-		tx, err := work.BeginTx(t.Context(), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = tx.Rollback() }()
-		return l.Guard(t.Context(), tx)
-	}
-	if err := guard(a); !errors.Is(err, mysqllock.ErrNotLeader) {
-		t.Errorf("never led: %v", err)
-	}
-	takeOver(t, a)
-	if err := guard(a); err != nil {
-		t.Errorf("leads: %v", err)
-	}
-	takeOver(t, b)
-	if err := guard(a); !errors.Is(err, mysqllock.ErrNotLeader) {
-		t.Errorf("was taken over without noticing: %v", err)
-	}
-	released := record("")
-	if err := b.Update(t.Context(), released); err != nil {
-		t.Fatal(err)
-	}
-	if err := guard(b); !errors.Is(err, mysqllock.ErrNotLeader) {
-		t.Errorf("released: %v", err)
-	}
-	takeOver(t, a)
-	exec(t, db, `DELETE FROM election_fences`)
-	// Not a sign that another leads: nobody can, without a row.
-	if err := guard(a); err == nil || errors.Is(err, mysqllock.ErrNotLeader) || !strings.Contains(err.Error(), "no row in election_fences") {
-		t.Errorf("the fence row is gone: %v", err)
-	}
-	takeOver(t, a)
-	a.RecordEvent("stopped leading")
-	if err := guard(a); !errors.Is(err, mysqllock.ErrNotLeader) {
-		t.Errorf("the elector stopped leading: %v", err)
-	}
 }
 
 func TestAFunctionsErrorAndPanicRollBack(t *testing.T) {
@@ -397,33 +293,6 @@ func TestATransactionWithAStaleSnapshotCommitsAllOrNothing(t *testing.T) {
 	wantLedger(t, work, "after")
 }
 
-// The leader's renewals and takeovers of other elections must not make a
-// guarded transaction fail, whatever its snapshot.
-func TestRenewalsDuringATransactionDontDisturbItsGuard(t *testing.T) {
-	db, config := newTables(t)
-	work := newLedger(t, config)
-	leader := newLock(t, db, "e", "a")
-	takeOver(t, leader)
-	for _, level := range isolationLevels {
-		err := leader.Transact(t.Context(), work, &sql.TxOptions{Isolation: level}, func(ctx context.Context, tx *sql.Tx) error {
-			if err := insert(ctx, tx, level.String()); err != nil {
-				return err
-			}
-			var holder string
-			if err := tx.QueryRowContext(ctx, `SELECT leader_name FROM election_records`).Scan(&holder); err != nil {
-				return err
-			}
-			if level != sql.LevelSerializable { // which locks what it reads
-				return leader.Update(ctx, record("a"))
-			}
-			return nil
-		})
-		if err != nil {
-			t.Errorf("%v: %v", level, err)
-		}
-	}
-}
-
 func TestStatementsThatEndTheTransactionAreReported(t *testing.T) {
 	db, config := newTables(t)
 	work := newLedger(t, config)
@@ -448,13 +317,6 @@ func TestStatementsThatEndTheTransactionAreReported(t *testing.T) {
 	}
 	exec(t, work, `DELETE FROM ledger`) // no table lock was left behind
 	wantSessionsAsFound(t, work)
-}
-
-func statement(text string) func(context.Context, *sql.Tx) error {
-	return func(ctx context.Context, tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, text)
-		return err
-	}
 }
 
 func TestTransactRefusesWhatItCannotUse(t *testing.T) {
@@ -570,82 +432,217 @@ func TestAClientThatIsCutOffAfterItsGuardHoldsTakeoversOffForALease(t *testing.T
 	wantLedger(t, db)
 }
 
-func TestFencingTokensGrowWhateverHappensToTheRows(t *testing.T) {
-	db, _ := newTables(t)
-	locks := []*mysqllock.Lock{newLock(t, db, "e", "a"), newLock(t, db, "e", "b"), newLock(t, db, "e", "c")}
-	seed := rand.Uint64()
-	random := rand.New(rand.NewPCG(seed, 0))
-	largest := int64(0)
-	terms := 0
-	for step := range 1000 {
-		i := random.IntN(len(locks))
-		switch random.IntN(8) {
-		case 0:
-			exec(t, db, `DELETE FROM election_records`)
-		case 1:
-			exec(t, db, `DELETE FROM election_fences`)
-		case 2: // the process restarts
-			locks[i] = newLock(t, db, "e", locks[i].Identity())
-		case 3: // a release, if it leads
-			if _, _, err := locks[i].Get(t.Context()); err == nil {
-				_ = locks[i].Update(t.Context(), record(""))
-			}
-		default:
-			before, held := locks[i].FencingToken()
-			if err := tryTakeOver(t.Context(), locks[i]); err != nil {
-				t.Fatalf("seed %d, step %d: %v", seed, step, err)
-			}
-			token, leads := locks[i].FencingToken()
-			switch {
-			case !leads:
-				t.Fatalf("seed %d, step %d: no token", seed, step)
-			case held && token == before && token == largest: // a renewal
-			case token <= largest:
-				t.Fatalf("seed %d, step %d: token %d after %d", seed, step, token, largest)
-			default:
-				largest = token
-				terms++
-			}
+// A leader's work is cut off in the same way at each packet of a Transact. The
+// leader's own renewals go on, and another candidate can take over at the
+// latest about a lease after the guard, when the server drops the session.
+func TestWorkThatIsCutOffAtAnyPacketOfATransactHoldsTakeoversOffForALeaseAtMost(t *testing.T) {
+	t.Parallel()
+	db, config := newTables(t)
+	newLedger(t, config)
+	patient := mysqllock.WithOperationTimeout(time.Second) // on a busy machine
+	const lease = time.Second
+	inOneSecond := record("leader")
+	inOneSecond.LeaseDurationSeconds = int(lease / time.Second)
+	// start begins a Transact that is cut off after n packets; negative: never.
+	start := func(t *testing.T, leader *mysqllock.Lock, entry string, n int) (network *severed, result chan error) {
+		if err := leader.Create(t.Context(), inOneSecond); err != nil {
+			t.Fatal(err)
 		}
+		network = newSevered(t)
+		work := open(t, network.config(config))
+		work.SetMaxOpenConns(1)
+		if err := work.PingContext(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		network.after(n)
+		result = make(chan error, 1)
+		go func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second) // for the function's own statement
+			defer cancel()
+			result <- leader.Transact(ctx, work, nil, inserting(entry))
+		}()
+		return network, result
 	}
-	t.Logf("%d terms in 1000 steps, seed %d", terms, seed)
+	whole, result := start(t, newLock(t, db, "whole", "leader", patient), "whole", -1)
+	if err := <-result; err != nil {
+		t.Fatal(err)
+	}
+	packets := whole.count()
+	var tests []test
+	for n := range packets + 1 {
+		tests = append(tests, test{fmt.Sprintf("%d of %d", n, packets), func(t *testing.T) {
+			election := fmt.Sprintf("transact %d", n)
+			leader := newLock(t, db, election, "leader", patient)
+			other := newLock(t, db, election, "other", patient)
+			network, result := start(t, leader, election, n)
+			<-network.cut
+			cut := time.Now()
+			renewals := 0
+			eventually(t, lease+4*time.Second, "another candidate takes over", func() bool {
+				if err := leader.Update(t.Context(), inOneSecond); err != nil {
+					t.Errorf("the leader's renewal: %v", err)
+				}
+				renewals++
+				return tryTakeOver(t.Context(), other) == nil
+			})
+			t.Logf("HAZARD | h: cut off after packet %d of %d of a Transact | takeover %v later, lease %v, %d renewals meanwhile",
+				n, packets, time.Since(cut).Round(10*time.Millisecond), lease, renewals)
+			err := <-result
+			committed := slices.Contains(ledger(t, db), election)
+			if unknown := errors.Is(err, mysqllock.ErrOutcomeUnknown); !unknown && committed != (err == nil) {
+				t.Errorf("committed: %t, error %v", committed, err)
+			}
+		}})
+	}
+	together(t, tests...)
 }
 
-func TestAReleasedAndRegainedElectionHasANewToken(t *testing.T) {
-	db, _ := newTables(t)
-	lock := newLock(t, db, "e", "a")
-	takeOver(t, lock)
-	first, _ := lock.FencingToken()
-	if err := lock.Update(t.Context(), record("a")); err != nil {
-		t.Fatal(err)
-	}
-	if token, held := lock.FencingToken(); token != first || !held {
-		t.Errorf("a renewal changed the token from %d to %d", first, token)
-	}
-	if err := lock.Update(t.Context(), record("")); err != nil {
-		t.Fatal(err)
-	}
-	if token, held := lock.FencingToken(); token != 0 || held {
-		t.Errorf("after the release: %d, %t", token, held)
-	}
-	if err := lock.Update(t.Context(), record("a")); err != nil {
-		t.Fatal(err)
-	}
-	if token, held := lock.FencingToken(); token <= first || !held {
-		t.Errorf("the second term has token %d, the first had %d", token, first)
+// A consistent read of a table that was altered since the snapshot fails. That is
+// as good as a deadlock: nothing is committed, and the next try sees the new table.
+func TestATransactionThatIsOlderThanItsTableMayBeTriedAgain(t *testing.T) {
+	t.Parallel()
+	for _, alter := range []string{`ALTER TABLE election_fences ENGINE = InnoDB`, `RENAME TABLE election_fences TO moved; CREATE TABLE election_fences LIKE moved; INSERT INTO election_fences SELECT * FROM moved`} {
+		t.Run(alter, func(t *testing.T) {
+			admin, config := newTables(t)
+			work := newLedger(t, config)
+			lock := newLock(t, admin, "e", "a")
+			takeOver(t, lock)
+			try := func(between func()) error {
+				return lock.Transact(t.Context(), work, nil, func(ctx context.Context, tx *sql.Tx) error {
+					if _, err := tx.ExecContext(ctx, `INSERT INTO ledger (entry) SELECT 'x' FROM ledger WHERE 1 = 0`); err != nil {
+						return err
+					}
+					var n int
+					if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM ledger`).Scan(&n); err != nil {
+						return err
+					}
+					between()
+					return inserting("entry")(ctx, tx)
+				})
+			}
+			err := try(func() {
+				for statement := range strings.SplitSeq(alter, "; ") {
+					exec(t, admin, statement)
+				}
+			})
+			var changed *mysql.MySQLError
+			const remedy = "; the table was altered or replaced since the transaction began, which has committed nothing: try the whole of it again"
+			if !errors.As(err, &changed) || changed.Number != 1412 || errors.Is(err, mysqllock.ErrOutcomeUnknown) || errors.Is(err, mysqllock.ErrNotLeader) || !strings.HasSuffix(err.Error(), remedy) {
+				t.Errorf("Transact returned %v", err)
+			}
+			wantLedger(t, work)
+			mustSucceed(t, "the next try", func() error { return try(func() {}) })
+			wantLedger(t, work, "entry")
+		})
 	}
 }
 
-// A client's clock in the year 2100 makes versions large, not tokens.
-func TestAClientsClockCantInflateTokens(t *testing.T) {
-	db, _ := newTables(t)
-	lock := newLock(t, db, "e", "a")
-	takeOver(t, lock)
-	exec(t, db, `UPDATE election_records SET version = 4102444800000000`)
-	other := newLock(t, db, "e", "b")
-	takeOver(t, other)
-	token, _ := other.FencingToken()
-	if limit := time.Now().Add(time.Hour).UnixMicro(); token > limit {
-		t.Errorf("token %d is in the future", token)
+// hasServerError tells whether err is the server's error of that number.
+func hasServerError(err error, number uint16) bool {
+	var server *mysql.MySQLError
+	return errors.As(err, &server) && server.Number == number
+}
+
+func TestATransactThatWasTheVictimOfADeadlockMayBeTriedAgain(t *testing.T) {
+	t.Parallel()
+	db, config := newTables(t)
+	work := newLedger(t, config)
+	exec(t, work, `CREATE TABLE pairs (id INT PRIMARY KEY, v INT NOT NULL) ENGINE=InnoDB`)
+	exec(t, work, `INSERT INTO pairs VALUES (1, 0), (2, 0)`)
+	leader := newLock(t, db, "e", "a")
+	takeOver(t, leader)
+	attempts := 0
+	attempt := func() error {
+		return leader.Transact(t.Context(), work, nil, func(ctx context.Context, tx *sql.Tx) error {
+			if err := insert(ctx, tx, "entry"); err != nil {
+				return err
+			}
+			if attempts++; attempts == 1 {
+				return deadlock(t, ctx, work, tx)
+			}
+			_, err := tx.ExecContext(ctx, `UPDATE pairs SET v = v + 1 WHERE id = 2`)
+			return err
+		})
 	}
+	if err := attempt(); !hasServerError(err, 1213) {
+		t.Fatalf("error %v, want the deadlock's", err)
+	}
+	wantLedger(t, work)
+	if err := attempt(); err != nil {
+		t.Fatal(err)
+	}
+	wantLedger(t, work, "entry")
+	wantSessionsAsFound(t, work)
+}
+
+// MariaDB ends a transaction that writes a row which changed since its snapshot,
+// by default from 11.6.2 on and where the session asks for it also before. Others
+// have no such setting, and let it write.
+func TestATransactWithAStaleSnapshotCommitsNothingAndMayBeTriedAgain(t *testing.T) {
+	t.Parallel()
+	db, config := newTables(t)
+	work := newLedger(t, config)
+	exec(t, work, `CREATE TABLE counter (id INT PRIMARY KEY, v INT NOT NULL) ENGINE=InnoDB`)
+	exec(t, work, `INSERT INTO counter VALUES (1, 0)`)
+	ends := table(t, db, `SHOW VARIABLES LIKE 'innodb_snapshot_isolation'`) != ""
+	if ends {
+		work = openDSN(t, config, "innodb_snapshot_isolation=1")
+	}
+	leader := newLock(t, db, "e", "a")
+	takeOver(t, leader)
+	isStale := true
+	attempt := func(swallow bool) error {
+		return leader.Transact(t.Context(), work, &sql.TxOptions{Isolation: sql.LevelRepeatableRead}, func(ctx context.Context, tx *sql.Tx) error {
+			var v int
+			if err := tx.QueryRowContext(ctx, `SELECT v FROM counter`).Scan(&v); err != nil {
+				return err
+			}
+			if isStale {
+				exec(t, db, `UPDATE counter SET v = v + 10`)
+			}
+			if _, err := tx.ExecContext(ctx, `UPDATE counter SET v = v + 1`); err != nil && !swallow {
+				return err
+			}
+			return insert(ctx, tx, "entry")
+		})
+	}
+	if !ends {
+		if err := attempt(false); err != nil {
+			t.Fatal(err)
+		}
+		wantLedger(t, db, "entry")
+		return
+	}
+	if err := attempt(true); err == nil || !strings.Contains(err.Error(), "ended before the function did") {
+		t.Errorf("swallowed: error %v", err)
+	}
+	if err := attempt(false); !hasServerError(err, 1020) {
+		t.Errorf("returned: error %v, want 1020", err)
+	}
+	wantLedger(t, db)
+	isStale = false
+	if err := attempt(false); err != nil {
+		t.Errorf("tried again: %v", err)
+	}
+	wantLedger(t, db, "entry")
+	wantSessionsAsFound(t, work)
+}
+
+// Before the COMMIT is sent, nothing can have been committed.
+func TestATransactThatRunsOutOfTimeBeforeItsCommitDoesNotCallItsOutcomeUnknown(t *testing.T) {
+	t.Parallel()
+	db, config := newTables(t)
+	work := newLedger(t, config)
+	leader := newLock(t, db, "e", "a")
+	takeOver(t, leader)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	err := leader.Transact(ctx, work, nil, func(ctx context.Context, _ *sql.Tx) error {
+		<-ctx.Done()
+		return nil
+	})
+	if !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, mysqllock.ErrOutcomeUnknown) || strings.Contains(err.Error(), "unknown") {
+		t.Errorf("error %v", err)
+	}
+	wantLedger(t, work)
 }

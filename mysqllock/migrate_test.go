@@ -20,161 +20,64 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// hookedPool is a pool with Open's interpolation and an ear: before is called
-// with each statement, and an error that it returns is the statement's.
-func hookedPool(t testing.TB, config *mysql.Config, before func(query string, args []driver.NamedValue) error) *sql.DB {
-	t.Helper()
-	config = config.Clone()
-	config.InterpolateParams = true
-	connector, err := mysql.NewConnector(config)
+// An older library beside this one: its tables lack the columns until somebody migrates, and then its
+// statements go on working.
+func TestReadinessColumnsAreAddedUnderCandidatesOfAnEarlierVersion(t *testing.T) {
+	t.Parallel()
+	db, _ := newTables(t)
+	exec(t, db, `ALTER TABLE election_records DROP COLUMN ready, DROP COLUMN step_down_uid`)
+	const insert = `INSERT INTO election_records (leader_name, leader_uid, lease_duration_seconds, leader_transitions, strategy, preferred_holder, version, last_update, server, election_name)` +
+		` SELECT 'old', 'old', 15, 0, '', '', 1, UTC_TIMESTAMP(6), '', ? FROM DUAL`
+	exec(t, db, insert, "e")
+	lock := newLock(t, db, "e", "new")
+	if err := get(t.Context(), lock)(); err == nil || !strings.Contains(err.Error(), "earlier version do: run mysqllock.Migrate") {
+		t.Errorf("before Migrate: %v", err)
+	}
+	findings, err := mysqllock.Preflight(t.Context(), db)
+	if err != nil || !strings.Contains(findingsText(findings), "earlier version") {
+		t.Errorf("Preflight: %v, %v", findings, err)
+	}
+	tx, err := db.BeginTx(t.Context(), nil) // somebody's forgotten one, on the table
 	if err != nil {
 		t.Fatal(err)
 	}
-	db := sql.OpenDB(hookedConnector{connector, before})
-	t.Cleanup(func() { _ = db.Close() })
-	return db
-}
-
-type hookedConnector struct {
-	driver.Connector
-	before func(string, []driver.NamedValue) error
-}
-
-func (c hookedConnector) Connect(ctx context.Context) (driver.Conn, error) {
-	conn, err := c.Connector.Connect(ctx)
-	if err != nil {
-		return nil, err
+	if _, err := tx.ExecContext(t.Context(), `SELECT COUNT(*) FROM election_records`); err != nil {
+		t.Fatal(err)
 	}
-	return hookedConn{conn.(driversConn), c.before}, nil
-}
-
-// driversConn is what database/sql uses of a connection of the driver.
-type driversConn interface {
-	driver.Conn
-	driver.ConnBeginTx
-	driver.ConnPrepareContext
-	driver.ExecerContext
-	driver.NamedValueChecker
-	driver.Pinger
-	driver.QueryerContext
-	driver.SessionResetter
-	driver.Validator
-}
-
-type hookedConn struct {
-	driversConn
-	before func(string, []driver.NamedValue) error
-}
-
-func (c hookedConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
-	if err := c.before(query, args); err != nil {
-		return nil, err
+	migrated := make(chan error, 2)
+	for range 2 {
+		go func() { migrated <- mysqllock.Migrate(t.Context(), db) }()
 	}
-	return c.driversConn.ExecContext(ctx, query, args)
-}
-
-func (c hookedConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
-	if err := c.before(query, args); err != nil {
-		return nil, err
+	const renew = `UPDATE election_records SET version = version + 1, last_update = UTC_TIMESTAMP(6) WHERE election_name = 'e' AND leader_uid = 'old'`
+	for range 10 {
+		started := time.Now()
+		exec(t, db, renew)
+		if took := time.Since(started); took > 1500*time.Millisecond {
+			t.Errorf("a renewal took %v while Migrate waited", took)
+		}
 	}
-	return c.driversConn.QueryContext(ctx, query, args)
-}
-
-// newUser makes an account with the given privileges, each written as in
-// "SELECT, INSERT ON election_records", in the database of config.
-func newUser(t testing.TB, config *mysql.Config, grants ...string) *mysql.Config {
-	t.Helper()
-	admin := open(t, config)
-	user := "u_" + strings.TrimPrefix(config.DBName, "mysqllock_test_")
-	exec(t, admin, "CREATE USER '"+user+"'@'%' IDENTIFIED BY 'pass word'")
-	t.Cleanup(func() {
-		if _, err := admin.ExecContext(context.Background(), "DROP USER '"+user+"'@'%'"); err != nil {
+	mustSucceed(t, "the rollback", tx.Rollback)
+	for range 2 {
+		if err := <-migrated; err != nil {
 			t.Error(err)
 		}
-	})
-	for _, grant := range grants {
-		exec(t, admin, "GRANT "+strings.Replace(grant, " ON ", " ON "+config.DBName+".", 1)+" TO '"+user+"'@'%'")
 	}
-	c := config.Clone()
-	c.User, c.Passwd = user, "pass word"
-	return c
+	exec(t, db, renew)
+	exec(t, db, insert, "another")
+	if e := getElection(t, db, "another"); !e.Ready || e.StepDownRequested {
+		t.Errorf("a row of the older library: %+v", e)
+	}
+	mustSucceed(t, "Get", get(t.Context(), lock))
+	mustSucceed(t, "asking a leader that ignores it", func() error { return mysqllock.RequestStepDown(t.Context(), db, "e") })
+	exec(t, db, renew)
 }
 
-// table is the result of a query as text, one row a line.
-func table(t testing.TB, db *sql.DB, query string, args ...any) string {
-	t.Helper()
-	rows, err := db.QueryContext(t.Context(), query, args...)
-	if err != nil {
-		t.Fatalf("%s: %v", query, err)
+func findingsText(findings []mysqllock.Finding) string {
+	var texts []string
+	for _, f := range findings {
+		texts = append(texts, f.String())
 	}
-	defer rows.Close()
-	columns, err := rows.Columns()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var lines []string
-	for rows.Next() {
-		values := make([]sql.NullString, len(columns))
-		pointers := make([]any, len(columns))
-		for i := range values {
-			pointers[i] = &values[i]
-		}
-		if err := rows.Scan(pointers...); err != nil {
-			t.Fatal(err)
-		}
-		texts := make([]string, len(columns))
-		for i, v := range values {
-			texts[i] = v.String
-			if !v.Valid {
-				texts[i] = "NULL"
-			}
-		}
-		lines = append(lines, strings.Join(texts, "|"))
-	}
-	if err := rows.Err(); err != nil {
-		t.Fatal(err)
-	}
-	return strings.Join(lines, "\n")
-}
-
-// definition is all that the server knows of how the tables are defined, apart
-// from the order of columns.
-func definition(t testing.TB, db *sql.DB) string {
-	t.Helper()
-	return table(t, db, `SELECT TABLE_NAME, ENGINE, ROW_FORMAT, TABLE_COLLATION FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() ORDER BY 1`) + "\n" +
-		table(t, db, `SELECT TABLE_NAME, COLUMN_NAME, COLUMN_TYPE, IS_NULLABLE, COLUMN_DEFAULT, CHARACTER_SET_NAME, COLLATION_NAME, EXTRA, COLUMN_COMMENT`+
-			` FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = DATABASE() ORDER BY 1, 2`) + "\n" +
-		table(t, db, `SELECT TABLE_NAME, INDEX_NAME, SEQ_IN_INDEX, COLUMN_NAME, SUB_PART, NON_UNIQUE, INDEX_TYPE`+
-			` FROM information_schema.STATISTICS WHERE TABLE_SCHEMA = DATABASE() ORDER BY 1, 2, 3`)
-}
-
-// freshDefinition is definition of a database where Migrate made the tables.
-func freshDefinition(t testing.TB) string {
-	t.Helper()
-	db, _ := newTables(t)
-	return definition(t, db)
-}
-
-func tableNames(t testing.TB, db *sql.DB) string {
-	t.Helper()
-	return table(t, db, `SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() ORDER BY 1`)
-}
-
-func showCreate(t testing.TB, db *sql.DB, name string) string {
-	t.Helper()
-	return table(t, db, "SHOW CREATE TABLE "+name)
-}
-
-// byHand splits Schema into statements as a person's script does.
-func byHand() []string {
-	comments := regexp.MustCompile(`(?m)^--.*\n`)
-	var statements []string
-	for s := range strings.SplitSeq(comments.ReplaceAllString(mysqllock.Schema, ""), ";") {
-		if strings.TrimSpace(s) != "" {
-			statements = append(statements, s)
-		}
-	}
-	return statements
+	return strings.Join(texts, "\n")
 }
 
 // statementOf is the one of Schema that makes a table, with the lines of some
@@ -205,13 +108,6 @@ func statementOf(t testing.TB, name string, lines map[string]string) string {
 func sessionStatus(t testing.TB, db *sql.DB, name string) string {
 	t.Helper()
 	return table(t, db, "SHOW SESSION STATUS LIKE '"+name+"'")
-}
-
-// waiting tells whether a session executes, or waits to execute, a statement
-// that begins with prefix and has a text, such as an election's name, in it.
-func waiting(t testing.TB, db *sql.DB, prefix, text string) bool {
-	t.Helper()
-	return table(t, db, `SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE INFO LIKE ? AND INFO LIKE ?`, prefix+"%", "%"+text+"%") != "0"
 }
 
 func TestMigrateMakesTheTablesOnceAndThenNeedsOnlyTheLocksPrivileges(t *testing.T) {
@@ -628,345 +524,6 @@ func TestMigrateSaysWhatIsMissing(t *testing.T) {
 	err = mysqllock.Migrate(t.Context(), open(t, config), mysqllock.WithDatabase(""))
 	if want := "mysqllock: migrate: WithDatabase is empty; give it a name"; err == nil || err.Error() != want {
 		t.Errorf("%v, not %q", err, want)
-	}
-}
-
-// v0Table is what the AutoMigrate of v0 made; the table's options follow.
-const v0Table = "CREATE TABLE election_records (id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT, election_name VARCHAR(256) NULL," +
-	" leader_name VARCHAR(256) NULL, last_update DATETIME(3) NULL, PRIMARY KEY (id)) "
-
-// campaignV0 is the statement by which a candidate of v0 campaigned: parameters
-// (election, candidate, time). It took an affected row for a won election.
-const campaignV0 = "INSERT IGNORE INTO election_records (election_name, leader_name, last_update) VALUES (?, ?, ?)" +
-	" ON DUPLICATE KEY UPDATE leader_name = IF(last_update < DATE_SUB(VALUES(last_update), INTERVAL 60 SECOND), VALUES(leader_name), leader_name)," +
-	" last_update = IF(leader_name = VALUES(leader_name), VALUES(last_update), last_update)"
-
-func insertV0(t testing.TB, db *sql.DB, id int, election, leader, update any) {
-	t.Helper()
-	exec(t, db, "INSERT INTO election_records (id, election_name, leader_name, last_update) VALUES (?, ?, ?, ?)", id, election, leader, update)
-}
-
-const dumpV0 = "SELECT id, election_name, leader_name, last_update FROM election_records ORDER BY id"
-
-func TestUpgradeKeepsTheNewestRowOfEachElection(t *testing.T) {
-	t.Parallel()
-	want := freshDefinition(t)
-	for _, c := range []struct {
-		options string
-		unicode bool
-	}{
-		{"DEFAULT CHARACTER SET latin1", false}, // latin1_swedish_ci takes Job for job and é for e
-		{"DEFAULT CHARACTER SET latin1 ROW_FORMAT=COMPACT", false},
-		{"DEFAULT CHARACTER SET utf8mb3 ROW_FORMAT=COMPACT", true},
-		{"DEFAULT CHARACTER SET utf8mb4", true},
-		{"DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci", true},
-		{"ENGINE=MyISAM DEFAULT CHARACTER SET latin1", false},
-	} {
-		t.Run(c.options, func(t *testing.T) {
-			config := newConfig(t)
-			db := open(t, config)
-			exec(t, db, v0Table+c.options)
-			for i, r := range [][3]any{
-				{"deploy", "d1", "2024-05-01 10:00:00"},
-				{"deploy", "d2", "2024-05-01 10:00:05"},
-				{"deploy", "d3", "2024-05-01 10:00:09.501"}, // the newest has neither the first nor the last id
-				{"deploy", "d4", "2024-05-01 10:00:01"},
-				{"deploy", "d5", "2024-05-01 10:00:09.5"},
-				{"deploy", "d6", nil},
-				{"backup", "b1", "2024-05-01 09:00:00"}, // equal: the later insert
-				{"backup", "b2", "2024-05-01 09:00:00"},
-				{"Job", "j1", "2024-05-01 08:00:00"},
-				{"job", "j2", "2024-05-01 08:00:01"},
-				{"JOB", "j3", "2024-05-01 07:00:00"},
-				{"cafe", "c1", "2024-05-01 07:00:00"},
-				{"café", "c2", "2024-05-01 07:00:00"},
-				{"CAFÉ", "Zoë", "2024-05-01 07:00:00"},
-				{"old", "o1", "1000-01-01 00:00:00"},
-				{"old", "o2", nil}, // older than any
-				{strings.Repeat("x", 255), strings.Repeat("y", 255), "2024-05-01 07:00:00"},
-				{"released", "", "2024-05-01 07:00:00"},
-				{"nobody", nil, "2024-05-01 07:00:00"},
-			} {
-				insertV0(t, db, i+1, r[0], r[1], r[2])
-			}
-			kept := []string{
-				"CAFÉ|Zoë|2024-05-01 07:00:00.000000",
-				"JOB|j3|2024-05-01 07:00:00.000000",
-				"Job|j1|2024-05-01 08:00:00.000000",
-				"backup|b2|2024-05-01 09:00:00.000000",
-				"cafe|c1|2024-05-01 07:00:00.000000",
-				"café|c2|2024-05-01 07:00:00.000000",
-				"deploy|d3|2024-05-01 10:00:09.501000",
-				"job|j2|2024-05-01 08:00:01.000000",
-				"nobody||2024-05-01 07:00:00.000000",
-				"old|o1|1000-01-01 00:00:00.000000",
-				"released||2024-05-01 07:00:00.000000",
-				strings.Repeat("x", 255) + "|" + strings.Repeat("y", 255) + "|2024-05-01 07:00:00.000000",
-			}
-			if c.unicode {
-				insertV0(t, db, 30, "選挙", "候補者", "2024-05-01 07:00:00")
-				kept = append(kept, "選挙|候補者|2024-05-01 07:00:00.000000")
-			}
-			short := strings.NewReplacer(strings.Repeat("x", 255), "x...", strings.Repeat("y", 255), "y...")
-			t.Logf("before:\n%s", short.Replace(table(t, db, dumpV0)))
-
-			if err := mysqllock.Migrate(t.Context(), db); err != nil {
-				t.Fatal(err)
-			}
-			after := table(t, db, "SELECT election_name, leader_name, last_update FROM election_records ORDER BY election_name")
-			t.Logf("after:\n%s", short.Replace(table(t, db, "SELECT * FROM election_records ORDER BY election_name")))
-			if diff := cmp.Diff(kept, strings.Split(after, "\n")); diff != "" {
-				t.Error(diff)
-			}
-			if diff := cmp.Diff(want, definition(t, db)); diff != "" {
-				t.Errorf("an upgraded table differs from a fresh one: %s", diff)
-			}
-			if got := table(t, db, "SELECT DISTINCT leader_uid, lease_duration_seconds, acquire_time, renew_time, leader_transitions, strategy, preferred_holder, server, version FROM election_records"); got != "|60|NULL|NULL|0||||0" {
-				t.Errorf("the new columns have %s", got)
-			}
-		})
-	}
-}
-
-// v0 wrote a row with each try of each candidate: a table that was never emptied
-// has millions.
-func TestUpgradeOfALargeTableTakesFewStatements(t *testing.T) {
-	t.Parallel()
-	config := newConfig(t)
-	admin := open(t, config)
-	exec(t, admin, v0Table+"DEFAULT CHARACTER SET latin1")
-	insertV0(t, admin, 1, "e", "a", "2024-05-01 10:00:00")
-	insertV0(t, admin, 2, "f", "b", "2024-05-01 10:00:00")
-	insertV0(t, admin, 3, "early", "c", "2034-05-01 10:00:00") // the newest, with nearly the smallest id
-	for range 14 {
-		exec(t, admin, "INSERT INTO election_records (election_name, leader_name, last_update)"+
-			" SELECT election_name, leader_name, IF(election_name = 'early', '2024-05-01 10:00:00', last_update + INTERVAL 1 SECOND) FROM election_records")
-	}
-	exec(t, admin, "UPDATE election_records SET id = id + 18000000000000000000 WHERE id > 20000") // a gap that nothing may count through
-	for i := range 200 {
-		insertV0(t, admin, 1e9+i, fmt.Sprint("other ", i), "d", "2024-05-01 10:00:00")
-	}
-	rows := table(t, admin, "SELECT COUNT(*) FROM election_records")
-	deletes := 0
-	ended := errors.New("the time is over")
-	db := hookedPool(t, config, func(query string, _ []driver.NamedValue) error {
-		if strings.HasPrefix(query, "DELETE") {
-			if deletes++; deletes == 3 {
-				return ended
-			}
-		}
-		return nil
-	})
-	if err := mysqllock.Migrate(t.Context(), db); !errors.Is(err, ended) {
-		t.Fatal(err)
-	}
-	if err := mysqllock.Migrate(t.Context(), db); err != nil {
-		t.Fatal(err)
-	}
-	if rows != "49352" || deletes != 3+3 {
-		t.Errorf("%s rows were upgraded by %d deletes, want 49352 and 6: one for each 10,000, and one that failed", rows, deletes)
-	}
-	want := "e|a|2024-05-01 10:00:14.000000\nearly|c|2034-05-01 10:00:00.000000\nf|b|2024-05-01 10:00:14.000000"
-	if got := table(t, db, "SELECT election_name, leader_name, last_update FROM election_records WHERE leader_name <> 'd' ORDER BY election_name"); got != want {
-		t.Errorf("kept:\n%s\nwant:\n%s", got, want)
-	}
-	if got := table(t, db, "SELECT COUNT(*) FROM election_records"); got != "203" {
-		t.Errorf("%s elections are left of 203", got)
-	}
-}
-
-func TestUpgradeOfAnEmptiedTable(t *testing.T) {
-	t.Parallel()
-	db := open(t, newConfig(t))
-	exec(t, db, v0Table+"DEFAULT CHARACTER SET latin1")
-	insertV0(t, db, 1, "e", "a", "2024-05-01 10:00:00")
-	exec(t, db, "TRUNCATE TABLE election_records")
-	if err := mysqllock.Migrate(t.Context(), db); err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(freshDefinition(t), definition(t, db)); diff != "" {
-		t.Errorf("an upgraded table differs from a fresh one: %s", diff)
-	}
-	takeOver(t, newLock(t, db, "e", "b"))
-}
-
-func TestALockGoesOnWhereV0Stopped(t *testing.T) {
-	t.Parallel()
-	config := newConfig(t)
-	db := open(t, config)
-	exec(t, db, v0Table+"DEFAULT CHARACTER SET latin1")
-	insertV0(t, db, 1, "e", "old leader", "2024-05-01 10:00:00")
-	insertV0(t, db, 2, "e", "older leader", "2024-05-01 09:00:00")
-	if err := mysqllock.Migrate(t.Context(), db); err != nil {
-		t.Fatal(err)
-	}
-	lock := newLock(t, db, "e", "new leader")
-	got, _, err := lock.Get(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got.HolderIdentity != "old leader" || got.LeaseDurationSeconds != 60 {
-		t.Errorf("the record is %+v", got)
-	}
-	if err := lock.Update(t.Context(), record("new leader")); err != nil {
-		t.Fatal(err)
-	}
-	token, held := lock.FencingToken()
-	if !held || token == 0 {
-		t.Errorf("token %d, held %t", token, held)
-	}
-	e, err := mysqllock.GetElection(t.Context(), db, "e")
-	if err != nil || e.Holder != "new leader" || e.FencingToken != token {
-		t.Errorf("%+v %v", e, err)
-	}
-	if err := lock.Update(t.Context(), record("new leader")); err != nil {
-		t.Errorf("renewal: %v", err)
-	}
-}
-
-func TestUpgradeReportsANameThatDoesNotFitAndChangesNothing(t *testing.T) {
-	t.Parallel()
-	for _, c := range []struct {
-		name             string
-		election, leader any
-		want             string
-	}{
-		{"256 characters", strings.Repeat("é", 256), "a", "election_name has 256 characters; shorten it to at most 255"},
-		{"leader of 256 characters", "e", strings.Repeat("é", 256), "leader_name has 256 characters; shorten it to at most 255"},
-		{"NULL", nil, "a", "election_name is empty; give it a name"},
-		{"empty", "", "a", "election_name is empty; give it a name"},
-		{"trailing space", "job ", "a", `election_name "job " begins or ends with a space; remove it`},
-		{"leader with a leading space", "e", " a", `leader_name " a" begins or ends with a space; remove it`},
-		{"line end", "job\n", "a", `election_name "job\n" has the control character U+000A; remove it`},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			config := newConfig(t)
-			db := openDSN(t, config, "") // a plain pool: where a statement waits for ever, if it waits
-			exec(t, db, v0Table+"DEFAULT CHARACTER SET latin1")
-			insertV0(t, db, 1, "fine", "a", "2024-05-01 10:00:00")
-			insertV0(t, db, 2, "fine", "b", "2024-05-01 11:00:00")
-			insertV0(t, db, 3, "unset", nil, nil)
-			insertV0(t, db, 7, c.election, c.leader, "2024-05-01 09:00:00")
-			before, rows := showCreate(t, db, "election_records"), table(t, db, dumpV0)
-			err := mysqllock.Migrate(t.Context(), db)
-			want := "mysqllock: migrate: election_records can't be upgraded because of its row with id 7: " + c.want + ", or delete the row; nothing was changed"
-			if err == nil || err.Error() != want {
-				t.Errorf("%v, not %q", err, want)
-			}
-			if diff := cmp.Diff(before, showCreate(t, db, "election_records")); diff != "" {
-				t.Error(diff)
-			}
-			if diff := cmp.Diff(rows, table(t, db, dumpV0)); diff != "" {
-				t.Error(diff)
-			}
-			if got := tableNames(t, db); got != "election_records" {
-				t.Errorf("tables: %s", got)
-			}
-			// No lock remains, and after the advice was taken it goes.
-			other := open(t, config)
-			exec(t, other, "DELETE FROM election_records WHERE id = 7")
-			if err := mysqllock.Migrate(t.Context(), other); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-}
-
-func TestUpgradeWithoutAlterLosesNoElectionAndKeepsNoLock(t *testing.T) {
-	t.Parallel()
-	config := newConfig(t)
-	admin := open(t, config)
-	exec(t, admin, v0Table+"DEFAULT CHARACTER SET latin1")
-	insertV0(t, admin, 1, "e", "a", "2024-05-01 11:00:00")
-	insertV0(t, admin, 2, "e", "b", "2024-05-01 10:00:00")
-	db := open(t, newUser(t, config, "SELECT, INSERT, UPDATE, DELETE, CREATE, LOCK TABLES ON *"))
-	err := mysqllock.Migrate(t.Context(), db)
-	if err == nil || !strings.Contains(err.Error(), "Error 1142 (42000): ALTER command denied") || !strings.Contains(err.Error(), "to upgrade an old table ALTER, DELETE, DROP and LOCK TABLES") {
-		t.Fatal(err)
-	}
-	insertV0(t, admin, 3, "f", "a", "2024-05-01 10:00:00")
-	if err := mysqllock.Migrate(t.Context(), admin); err != nil {
-		t.Fatal(err)
-	}
-	if got := table(t, admin, "SELECT election_name, leader_name FROM election_records ORDER BY 1"); got != "e|a\nf|a" {
-		t.Error(got)
-	}
-}
-
-// v0 candidates go on writing while Migrate works: what they insert after their
-// rows were read would be lost, or make the key impossible.
-func TestUpgradeKeepsCandidatesOfV0Out(t *testing.T) {
-	t.Parallel()
-	config := newConfig(t)
-	v0 := openDSN(t, config, "interpolateParams=true")
-	exec(t, v0, v0Table+"DEFAULT CHARACTER SET latin1")
-	campaign := func(ctx context.Context, election, candidate string) (won bool, err error) {
-		result, err := v0.ExecContext(ctx, campaignV0, election, candidate, time.Now().UTC().Format("2006-01-02 15:04:05.000"))
-		if err != nil {
-			return false, err
-		}
-		n, err := result.RowsAffected()
-		return n > 0, err
-	}
-	leaders := 0
-	for _, candidate := range []string{"a", "b", "c"} {
-		won, err := campaign(t.Context(), "e", candidate)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if won {
-			leaders++
-		}
-	}
-	if rows := table(t, v0, "SELECT COUNT(*) FROM election_records"); leaders != 3 || rows != "3" {
-		t.Fatalf("v0 elected %d of 3 candidates and made %s rows; this test is about one that elects all", leaders, rows)
-	}
-
-	ctx, stop := context.WithCancel(t.Context())
-	var writes atomic.Int64
-	var writers sync.WaitGroup
-	for i := range 6 {
-		writers.Add(1)
-		go func() {
-			defer writers.Done()
-			for n := 0; ctx.Err() == nil; n++ {
-				if _, err := campaign(ctx, fmt.Sprint("e", n%3), fmt.Sprint("candidate", i)); err != nil && ctx.Err() == nil {
-					t.Error(err)
-					return
-				}
-				writes.Add(1)
-			}
-		}()
-	}
-	defer writers.Wait()
-	defer stop()
-	eventually(t, 20*time.Second, "v0 writes", func() bool { return writes.Load() > 100 })
-
-	altered := false
-	db := hookedPool(t, config, func(query string, _ []driver.NamedValue) error {
-		if strings.HasPrefix(query, "ALTER TABLE") {
-			altered = true
-			// All rows were read: nobody may add one.
-			ctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
-			defer cancel()
-			if _, err := campaign(ctx, "e", "late"); err == nil {
-				t.Error("a candidate of v0 wrote between the reading of the rows and the ALTER")
-			}
-		}
-		return nil
-	})
-	if err := mysqllock.Migrate(t.Context(), db); err != nil {
-		t.Error(err)
-	}
-	if !altered {
-		t.Error("the table was not altered through the pool that watches")
-	}
-	after := writes.Load()
-	eventually(t, 20*time.Second, "v0 writes again", func() bool { return writes.Load() > after+100 })
-	stop()
-	writers.Wait()
-	if got := table(t, open(t, config), "SELECT election_name, COUNT(*) FROM election_records GROUP BY 1 ORDER BY 1"); got != "e|1\ne0|1\ne1|1\ne2|1" {
-		t.Errorf("rows per election:\n%s", got)
 	}
 }
 

@@ -2,14 +2,11 @@ package mysqllock_test
 
 import (
 	"context"
-	"crypto/rand"
 	"database/sql"
 	"database/sql/driver"
 	"errors"
-	"net"
 	"regexp"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -17,7 +14,6 @@ import (
 	"github.com/go-sql-driver/mysql"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/tools/leaderelection"
-	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
@@ -48,170 +44,6 @@ func mustTimeOut(t testing.TB, what string, d time.Duration, call func() error) 
 	if apierrors.IsNotFound(err) || apierrors.IsAlreadyExists(err) || apierrors.IsConflict(err) {
 		t.Errorf("%s: error %v, which the elector takes for the election's state", what, err)
 	}
-}
-
-// mustSucceed makes a call.
-func mustSucceed(t testing.TB, what string, call func() error) {
-	t.Helper()
-	if err := call(); err != nil {
-		t.Fatalf("%s: %v", what, err)
-	}
-}
-
-// The three operations as calls.
-func get(ctx context.Context, lock *mysqllock.Lock) func() error {
-	return func() error { _, _, err := lock.Get(ctx); return err }
-}
-
-func create(ctx context.Context, lock *mysqllock.Lock, r resourcelock.LeaderElectionRecord) func() error {
-	return func() error { return lock.Create(ctx, r) }
-}
-
-func update(ctx context.Context, lock *mysqllock.Lock, r resourcelock.LeaderElectionRecord) func() error {
-	return func() error { return lock.Update(ctx, r) }
-}
-
-// recordFor is a record with that lease, a release if the identity is empty.
-func recordFor(identity string, seconds int) resourcelock.LeaderElectionRecord {
-	r := record(identity)
-	r.LeaseDurationSeconds = seconds
-	return r
-}
-
-// holderOf is the holder that a new candidate would see.
-func holderOf(t testing.TB, db *sql.DB, election string) string {
-	t.Helper()
-	var holder string
-	err := db.QueryRowContext(t.Context(), `SELECT leader_name FROM election_records WHERE election_name = ?`, election).Scan(&holder)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return holder
-}
-
-func versionOf(t testing.TB, db *sql.DB, election string) (version int64) {
-	t.Helper()
-	err := db.QueryRowContext(t.Context(), `SELECT version FROM election_records WHERE election_name = ?`, election).Scan(&version)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return version
-}
-
-func tokenOf(t testing.TB, db *sql.DB, election string) (token int64) {
-	t.Helper()
-	err := db.QueryRowContext(t.Context(), `SELECT fencing_token FROM election_fences WHERE election_name = ?`, election).Scan(&token)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return token
-}
-
-// newAccount makes an account, for the duration of the test, that has the
-// privileges of the grants: "SELECT ON {db}.election_records". At the end no
-// session of it may be left at the server.
-func newAccount(t testing.TB, config *mysql.Config, grants ...string) *mysql.Config {
-	t.Helper()
-	admin := open(t, config)
-	account := config.Clone()
-	account.User, account.Passwd = "t_"+strings.ToLower(rand.Text()[:16]), rand.Text()
-	user := "'" + account.User + "'@'%'"
-	exec(t, admin, `CREATE USER `+user+` IDENTIFIED BY '`+account.Passwd+`'`)
-	t.Cleanup(func() {
-		// The pools of the test were closed before.
-		ctx := context.Background()
-		left := -1
-		deadline := time.Now().Add(20 * time.Second)
-		for tick := time.Tick(20 * time.Millisecond); left != 0 && time.Now().Before(deadline); <-tick {
-			left = sessions(ctx, t, admin, account.User)
-		}
-		if left != 0 {
-			t.Errorf("%d sessions of the test are left at the server", left)
-		}
-		if _, err := admin.ExecContext(ctx, `DROP USER `+user); err != nil {
-			t.Error(err)
-		}
-	})
-	for _, grant := range grants {
-		exec(t, admin, `GRANT `+strings.ReplaceAll(grant, "{db}", "`"+config.DBName+"`")+` TO `+user)
-	}
-	return account
-}
-
-// ordinary are the privileges that the README asks for.
-var ordinary = []string{"SELECT, INSERT, UPDATE ON {db}.election_records", "SELECT, INSERT, UPDATE ON {db}.election_fences"}
-
-// sessions counts those of one user.
-func sessions(ctx context.Context, t testing.TB, admin *sql.DB, user string) int {
-	t.Helper()
-	return len(statementsOf(ctx, t, admin, user))
-}
-
-// statementsOf returns what each session of a user is executing; "" for nothing.
-func statementsOf(ctx context.Context, t testing.TB, admin *sql.DB, user string) (statements []string) {
-	t.Helper()
-	rows, err := admin.QueryContext(ctx, `SHOW FULL PROCESSLIST`)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = rows.Close() }()
-	columns, err := rows.Columns()
-	if err != nil {
-		t.Fatal(err)
-	}
-	values := make([]sql.NullString, len(columns))
-	fields := make([]any, len(columns))
-	for i := range values {
-		fields[i] = &values[i]
-	}
-	for rows.Next() {
-		if err := rows.Scan(fields...); err != nil {
-			t.Fatal(err)
-		}
-		session := map[string]string{}
-		for i, column := range columns {
-			session[column] = values[i].String
-		}
-		if session["User"] == user {
-			statements = append(statements, session["Info"])
-		}
-	}
-	if err := rows.Err(); err != nil {
-		t.Fatal(err)
-	}
-	return statements
-}
-
-// newBlackHole is the address of a server that accepts connections and never
-// answers.
-func newBlackHole(t testing.TB) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			defer func() { _ = conn.Close() }()
-		}
-	}()
-	t.Cleanup(func() {
-		_ = listener.Close()
-		<-done
-	})
-	return listener.Addr().String()
-}
-
-// pools are the two kinds of pools that a lock may be given.
-var pools = map[string]func(testing.TB, *mysql.Config) *sql.DB{
-	"Open":      open,
-	"plain DSN": func(t testing.TB, c *mysql.Config) *sql.DB { return openDSN(t, c, "") },
 }
 
 func TestNoCallToAServerThatNeverAnswersOutlivesItsDeadline(t *testing.T) {
@@ -252,18 +84,6 @@ func TestNoCallToAServerThatNeverAnswersOutlivesItsDeadline(t *testing.T) {
 		db.SetMaxOpenConns(100) // or they would wait for each other
 	}
 	all.Wait()
-}
-
-// calls are made at the same time. t.Parallel would make two at a time on a
-// machine with two processors, whatever they wait for.
-type calls struct{ sync.WaitGroup }
-
-func (c *calls) start(call func()) {
-	c.Add(1)
-	go func() {
-		defer c.Done()
-		call()
-	}()
 }
 
 func TestACancelledCallReturnsAtOnceAndSaysSo(t *testing.T) {
@@ -583,12 +403,6 @@ func TestAStandbyOnADeadConnectionTakesOverOnceItHeals(t *testing.T) {
 	mustComeNext(t, history, "b stopped")
 }
 
-// elector is a client-go elector that runs.
-type elector struct {
-	cancel context.CancelFunc
-	done   chan struct{}
-}
-
 // runElector runs one until the test ends, and writes what becomes of it in a
 // history.
 func runElector(t testing.TB, lock *mysqllock.Lock, history chan<- string) *elector {
@@ -617,9 +431,6 @@ func runElector(t testing.TB, lock *mysqllock.Lock, history chan<- string) *elec
 	t.Cleanup(running.stop)
 	return running
 }
-
-func (e *elector) stop() { e.cancel(); e.wait() }
-func (e *elector) wait() { <-e.done }
 
 func mustComeNext(t testing.TB, history <-chan string, want string) {
 	t.Helper()
@@ -963,4 +774,34 @@ func TestTheDefaultDeadlineIsATenthOfTheLease(t *testing.T) {
 		})
 	}
 	all.Wait()
+}
+
+// The deadline of an operation is the lock's own where the context has none.
+func TestAnOperationOnAHeldRowEndsByItself(t *testing.T) {
+	const brief = 300 * time.Millisecond
+	s := newLateServer(t)
+	lock := newLock(t, s.pool, s.election, "a", mysqllock.WithOperationTimeout(brief))
+	creator := s.lock("b")
+	if err := creator.Create(t.Context(), record("b")); err != nil {
+		t.Fatal(err)
+	}
+	s.get(creator)
+	if err := creator.Update(t.Context(), record("")); err != nil {
+		t.Fatal(err)
+	}
+	letGo := s.hold("election_records")
+	// A slow machine may need more than one Get within the deadline.
+	eventually(t, patience, "a Get", func() bool {
+		_, _, err := lock.Get(t.Context())
+		return err == nil
+	})
+	started := time.Now()
+	err := lock.Update(t.Context(), record("a"))
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Update on a held row: %v", err)
+	}
+	if took := time.Since(started); took < brief || took > patience {
+		t.Errorf("Update on a held row took %v, its deadline is %v", took, brief)
+	}
+	s.settle(letGo)
 }

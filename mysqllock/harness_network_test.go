@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/go-sql-driver/mysql"
+
+	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
 
 // severed is a client's network that fails at a chosen packet, with neither FIN
@@ -128,91 +130,53 @@ func (c *severedConn) Close() error {
 	}
 }
 
-// stubborn is a client's network on which the reply to one packet takes its
-// time and then arrives, whatever the client does: closing the connection does
-// not end the wait. So it is for a process that is paused while the reply is on
-// its way, and with a driver that heeds no deadline. After that it is cut off.
-type stubborn struct {
-	delay   time.Duration
-	matches func(packet []byte) bool
+// proxy is a mysqltest.Proxy by the faults that the tests need.
+type proxy struct {
+	*mysqltest.Proxy
 
-	severed *severed
-	mu      sync.Mutex
-	armed   bool
+	// onRequest sees what clients send before it is held back or forwarded. Set
+	// it before the first connection.
+	onRequest func(request []byte)
 }
 
-func newStubborn(t testing.TB, delay time.Duration, matches func(packet []byte) bool) *stubborn {
-	return &stubborn{delay: delay, matches: matches, severed: newSevered(t)}
-}
-
-func (s *stubborn) config(c *mysql.Config) *mysql.Config {
-	c = c.Clone()
-	c.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := s.severed.dial(ctx, network, address)
-		if err != nil {
-			return nil, err
-		}
-		return &stubbornConn{Conn: conn, network: s}, nil
+// newProxy starts a proxy before the server at that address, for the duration
+// of the test. It forwards everything.
+func newProxy(t testing.TB, target string) *proxy {
+	t.Helper()
+	started, err := mysqltest.NewProxy(target)
+	if err != nil {
+		t.Fatal(err)
 	}
+	t.Cleanup(started.Close)
+	p := &proxy{Proxy: started}
+	p.Watch(func() mysqltest.Hooks {
+		return mysqltest.Hooks{Request: func(request []byte) {
+			if p.onRequest != nil {
+				p.onRequest(request)
+			}
+		}}
+	})
+	return p
+}
+
+// config is a configuration for connections through the proxy.
+func (p *proxy) config(c *mysql.Config) *mysql.Config {
+	c = c.Clone()
+	c.Addr = p.Addr()
 	return c
 }
 
-// arm makes the next packet that matches the one.
-func (s *stubborn) arm() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.armed = true
-}
+// forward ends every other condition, and delivers what was held back.
+func (p *proxy) forward() { p.Set(mysqltest.Network{}) }
 
-type stubbornConn struct {
-	net.Conn
-	network *stubborn
+// blackHole holds back everything, in both directions.
+func (p *proxy) blackHole() { p.Set(mysqltest.Network{HoldRequests: true, HoldReplies: true}) }
 
-	mu      sync.Mutex
-	waiting bool // for the reply that takes its time
-	closed  bool // meanwhile
-}
+// swallowReplies lets statements reach the server, but no reply the client.
+func (p *proxy) swallowReplies() { p.Set(mysqltest.Network{HoldReplies: true}) }
 
-func (c *stubbornConn) Write(b []byte) (int, error) {
-	c.network.mu.Lock()
-	match := c.network.armed && c.network.matches(b)
-	if match {
-		c.network.armed = false
-	}
-	c.network.mu.Unlock()
-	if match {
-		c.mu.Lock()
-		c.waiting = true
-		c.mu.Unlock()
-	}
-	return c.Conn.Write(b)
-}
+// delayReplies delivers each reply later by d.
+func (p *proxy) delayReplies(d time.Duration) { p.Set(mysqltest.Network{DelayReplies: d}) }
 
-func (c *stubbornConn) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	c.mu.Lock()
-	waiting := c.waiting
-	c.mu.Unlock()
-	if !waiting {
-		return n, err
-	}
-	<-time.After(c.network.delay) // the delay is what this is for
-	c.network.severed.after(0)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.waiting = false
-	if c.closed {
-		_ = c.Conn.Close() // whatever it says, it is closed
-	}
-	return n, err
-}
-
-func (c *stubbornConn) Close() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.waiting {
-		c.closed = true
-		return nil
-	}
-	return c.Conn.Close()
-}
+// cut ends the connections that there are, and loses what was held back.
+func (p *proxy) cut() { p.Cut() }

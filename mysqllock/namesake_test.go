@@ -15,6 +15,24 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
+// ErrDuplicateIdentity tells why a compare-and-swap was lost, and the elector
+// still sees the Conflict that it knows.
+func TestACompareAndSwapLostToATwinSaysSo(t *testing.T) {
+	db, _ := newTables(t)
+	first, second, stranger := newLock(t, db, "e", "twin"), newLock(t, db, "e", "twin"), newLock(t, db, "e", "stranger")
+	takeOver(t, first)
+	takeOver(t, second)
+	err := first.Update(t.Context(), record("twin"))
+	if !apierrors.IsConflict(err) || !errors.Is(err, mysqllock.ErrDuplicateIdentity) {
+		t.Errorf("lost to a twin: %v", err)
+	}
+	takeOver(t, stranger)
+	err = second.Update(t.Context(), record("twin"))
+	if !apierrors.IsConflict(err) || errors.Is(err, mysqllock.ErrDuplicateIdentity) {
+		t.Errorf("lost to a stranger: %v", err)
+	}
+}
+
 func TestARestartedCandidateOfTheSameIdentityResumesAtOnce(t *testing.T) {
 	t.Parallel()
 	db, config := newTables(t)
