@@ -16,9 +16,9 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// What somebody else may put in the rows, by hand or by a tool, and in tables
-// that he has altered: an election must not end by it.
-func TestAnElectionGoesOnWithRowsThatNoLockWrites(t *testing.T) {
+// What somebody else may put in the rows, by hand or by a tool, and in tables that he has altered:
+// an election must not end by it.
+func TestCASGoesOnWithRowsThatNoLockWrites(t *testing.T) {
 	t.Parallel()
 	for name, alter := range map[string]func(testing.TB, *sql.DB){"altered tables": loosen, "the tables": func(testing.TB, *sql.DB) {}} {
 		t.Run(name, func(t *testing.T) {
@@ -74,9 +74,9 @@ func testRowsThatNoLockWrites(t *testing.T, alter func(testing.TB, *sql.DB)) {
 	}
 }
 
-// The elector's fast path updates without a Get. What the lock read to explain
-// the lost compare-and-swap must not be what the next Update compares with.
-func TestALeaderThatLostItsRowCanNotOverwriteTheSuccessorWithoutAGet(t *testing.T) {
+// The elector's fast path updates without a Get. What the lock read to explain the lost
+// compare-and-swap must not be what the next Update compares with.
+func TestCASOfALeaderThatLostItsRowFailsWithoutAGet(t *testing.T) {
 	s := newLateServer(t)
 	former, successor := s.lock("a"), s.lock("b")
 	mine := record("a")
@@ -118,10 +118,10 @@ func TestALeaderThatLostItsRowCanNotOverwriteTheSuccessorWithoutAGet(t *testing.
 	}
 }
 
-// An UPDATE that waits for the row while somebody else changes it. MariaDB 11.8
-// answers with error 1020 under SERIALIZABLE, where others find that no row
-// matches: the compare-and-swap is lost all the same.
-func TestARowThatIsLostWhileAnUpdateWaitsForItIsAConflictUnderEveryIsolationLevel(t *testing.T) {
+// An UPDATE that waits for the row while somebody else changes it. MariaDB 11.8 answers with error
+// 1020 under SERIALIZABLE, where others find that no row matches: the compare-and-swap is lost all
+// the same.
+func TestCASOfARowThatIsLostMeanwhileIsAConflictUnderEveryIsolationLevel(t *testing.T) {
 	for _, level := range isolations() {
 		for _, who := range []string{"leader", "follower"} {
 			t.Run(level.name+", "+who, func(t *testing.T) {
@@ -159,13 +159,13 @@ func TestARowThatIsLostWhileAnUpdateWaitsForItIsAConflictUnderEveryIsolationLeve
 	}
 }
 
-// handOverSQL is how an administrator ends a term whose leader can't be told to
-// stop: a holder that never renews. The leader can't renew any more and steps
-// down at its RenewDeadline; the others see a new holder, and wait for a lease.
+// handOverSQL is how an administrator ends a term whose leader can't be told to stop: a holder that
+// never renews. The leader can't renew any more and steps down at its RenewDeadline; the others see
+// a new holder, and wait for a lease.
 const handOverSQL = `UPDATE election_records SET leader_name = 'maintenance', leader_uid = 'maintenance', version = version + 1,
 	last_update = UTC_TIMESTAMP(6) WHERE election_name = ?`
 
-func TestAnAdministratorCanForceAHandOverWithoutTwoLeaders(t *testing.T) {
+func TestCASLetsAnAdministratorForceAHandOverWithoutTwoLeaders(t *testing.T) {
 	t.Parallel()
 	a := newArena(t)
 	o := a.hold(t, true, short, func(c *contest) hazardResult {
@@ -178,7 +178,7 @@ func TestAnAdministratorCanForceAHandOverWithoutTwoLeaders(t *testing.T) {
 	t.Logf("two leaders for %v", o)
 }
 
-func TestOneWinsUnderEveryIsolationLevel(t *testing.T) {
+func TestCASHasOneWinnerUnderEveryIsolationLevel(t *testing.T) {
 	_, config := newTables(t)
 	const n = 8
 	for i, s := range isolations() {
@@ -197,10 +197,9 @@ func TestOneWinsUnderEveryIsolationLevel(t *testing.T) {
 	}
 }
 
-// A row that was deleted and made again must not match what a lock observed
-// before (ABA), also when the old row's version is of a clock in the year 2100,
-// to which the new row's could count up.
-func TestAStaleUpdateNeverMatchesARowThatWasMadeAgain(t *testing.T) {
+// A row that was deleted and made again must not match what a lock observed before (ABA), also when
+// the old row's version is of a clock in the year 2100, to which the new row's could count up.
+func TestCASNeverMatchesARowThatWasMadeAgain(t *testing.T) {
 	db, _ := newTables(t)
 	ctx := t.Context()
 	year2100 := time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC).UnixMicro()
@@ -271,9 +270,9 @@ func TestAStaleUpdateNeverMatchesARowThatWasMadeAgain(t *testing.T) {
 	}
 }
 
-// After a failover that lost a write, or beside a client whose clock is ahead,
-// two candidates can have written the same version.
-func TestTheSameVersionOfAnotherHolderDoesNotMatch(t *testing.T) {
+// After a failover that lost a write, or beside a client whose clock is ahead, two candidates can
+// have written the same version.
+func TestCASDoesNotMatchTheSameVersionOfAnotherHolder(t *testing.T) {
 	db, _ := newTables(t)
 	ctx := t.Context()
 	for _, who := range []string{"leader", "follower"} {
@@ -296,12 +295,12 @@ func TestTheSameVersionOfAnotherHolderDoesNotMatch(t *testing.T) {
 	}
 }
 
-// unhurried is for tests that are not about time: no operation ends by a
-// deadline, however slow the machine is.
+// unhurried is for tests that are not about time: no operation ends by a deadline, however slow the
+// machine is.
 var unhurried = mysqllock.WithOperationTimeout(2 * time.Minute)
 
-// openForMany is a pool like Open's that gives each of n goroutines a connection
-// at once, whose statements wait for a lock as long as it takes.
+// openForMany is a pool like Open's that gives each of n goroutines a connection at once, whose
+// statements wait for a lock as long as it takes.
 func openForMany(t testing.TB, config *mysql.Config, n int) *sql.DB {
 	t.Helper()
 	config = config.Clone()
@@ -314,8 +313,8 @@ func openForMany(t testing.TB, config *mysql.Config, n int) *sql.DB {
 	return db
 }
 
-// isBusy recognises a takeover that was refused as the fence row was locked at
-// that moment: by a guard or, in a race, by another takeover.
+// isBusy recognises a takeover that was refused as the fence row was locked at that moment: by a
+// guard or, in a race, by another takeover.
 func isBusy(err error) bool {
 	var e *mysql.MySQLError
 	return errors.As(err, &e) && (e.Number == 1205 || e.Number == 3572)
@@ -351,9 +350,8 @@ func storedFence(t testing.TB, db *sql.DB, election string) (token int64, uid st
 	return token, uid
 }
 
-// swapRaces lets n locks race to replace the row that all of them observed, and
-// demands one winner in each round. It tells how often the others lost and how
-// often they were turned away as busy.
+// swapRaces lets n locks race to replace the row that all of them observed, and demands one winner
+// in each round. It tells how often the others lost and how often they were turned away as busy.
 func swapRaces(t testing.TB, db *sql.DB, election string, n, rounds int) {
 	t.Helper()
 	ctx := t.Context()
@@ -368,8 +366,8 @@ func swapRaces(t testing.TB, db *sql.DB, election string, n, rounds int) {
 	last, _ := locks[0].FencingToken()
 	var renewals, lost, busy, slowRounds int
 	for round := range rounds {
-		// In most rounds a leader's renewal races against takeovers, in some
-		// the election was released and all are takeovers.
+		// In most rounds a leader's renewal races against takeovers, in some the election was
+		// released and all are takeovers.
 		if round%4 == 3 {
 			released := record("")
 			if err := locks[leader].Update(ctx, released); err != nil {
@@ -434,14 +432,13 @@ func swapRaces(t testing.TB, db *sql.DB, election string, n, rounds int) {
 	t.Logf("%d rounds of %d: %d renewals and %d takeovers won; %d updates lost, %d were busy (in %d rounds)", rounds, n, renewals, rounds-renewals, lost, busy, slowRounds)
 }
 
-func TestOfSixteenThatSawTheSameRowOneWins(t *testing.T) {
+func TestCASOfSixteenThatSawTheSameRowHasOneWinner(t *testing.T) {
 	_, config := newTables(t)
 	const n = 16
 	swapRaces(t, openForMany(t, config, n), "ns/swap-race", n, 500)
 }
 
-// createRaces lets n locks race to create an election, and demands one winner in
-// each round.
+// createRaces lets n locks race to create an election, and demands one winner in each round.
 func createRaces(t testing.TB, db *sql.DB, election string, n, rounds int) {
 	t.Helper()
 	ctx := t.Context()
@@ -476,15 +473,15 @@ func createRaces(t testing.TB, db *sql.DB, election string, n, rounds int) {
 	}
 }
 
-func TestOfTwentyThatCreateAnElectionOneWins(t *testing.T) {
+func TestCASOfTwentyThatCreateAnElectionHasOneWinner(t *testing.T) {
 	_, config := newTables(t)
 	const n = 20
 	createRaces(t, openForMany(t, config, n), "ns/create-race", n, 50)
 }
 
-// A follower that polls sees the election between the insert and the takeover
-// of Create, as released. It may take it, and then the creator has lost.
-func TestCreatesAndTakeoversOfANewElectionHaveOneWinner(t *testing.T) {
+// A follower that polls sees the election between the insert and the takeover of Create, as
+// released. It may take it, and then the creator has lost.
+func TestCASOfCreatesAndTakeoversOfANewElectionHasOneWinner(t *testing.T) {
 	_, config := newTables(t)
 	const n = 12
 	db := openForMany(t, config, n)

@@ -12,19 +12,18 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
 
-// operationCosts is what each operation costs through a pool of Open, and how
-// many round trips it makes through a user's own pool, whose driver prepares
-// each statement with parameters first. Statements and round trips are exact.
-// Bytes are at most these, of which a tenth is room for servers that say more.
-// A change that makes an operation cheaper changes its line; one that makes it
-// dearer needs a reason.
+// operationCosts is what each operation costs through a pool of Open, and how many round trips it
+// makes through a user's own pool, whose driver prepares each statement with parameters first.
+// Statements and round trips are exact. Bytes are at most these, of which a tenth is room for
+// servers that say more. A change that makes an operation cheaper changes its line; one that makes
+// it dearer needs a reason.
 var operationCosts = []struct {
 	operation  string
 	open       mysqltest.Cost
 	fromMySQL  int // bytes received, if more: a MariaDB describes a prepared statement's columns once
 	roundTrips int // through a user's own pool
-	// writes is whether MySQL is sent a ROLLBACK before, in a user's own pool:
-	// others may have left a transaction open there, which MySQL doesn't tell.
+	// writes is whether MySQL is sent a ROLLBACK before, in a user's own pool: others may have left
+	// a transaction open there, which MySQL doesn't tell.
 	writes bool
 }{
 	{"first poll of a connection", mysqltest.Cost{Statements: 2, RoundTrips: 3, Sent: 957, Received: 1427}, 2502, 3, false},
@@ -41,7 +40,7 @@ var operationCosts = []struct {
 	{"Transact of nothing", mysqltest.Cost{Statements: 10, RoundTrips: 10, Sent: 509, Received: 543}, 0, 11, false},
 }
 
-func TestEachOperationSendsTheStatementsThatItNeedsAndNoOther(t *testing.T) {
+func TestCostOfEachOperationIsTheStatementsThatItNeedsAndNoOther(t *testing.T) {
 	for _, pool := range []struct {
 		name string
 		open func(testing.TB, *mysql.Config) *sql.DB
@@ -100,9 +99,9 @@ func TestEachOperationSendsTheStatementsThatItNeedsAndNoOther(t *testing.T) {
 	}
 }
 
-// Allocations are at most these, of which a tenth is room for other releases of
-// Go and for the race detector.
-func TestRenewalsAndPollsAllocateLittle(t *testing.T) {
+// Allocations are at most these, of which a tenth is room for other releases of Go and for the race
+// detector.
+func TestCostOfRenewalsAndPollsIsFewAllocations(t *testing.T) {
 	ctx := t.Context()
 	db, _ := newTables(t)
 	// Names as long as those in use.
@@ -139,7 +138,7 @@ func TestRenewalsAndPollsAllocateLittle(t *testing.T) {
 }
 
 // A process may have thousands of Locks, whose statements are 7 kB.
-func TestALockIsSmall(t *testing.T) {
+func TestCostOfALockIsLittleMemory(t *testing.T) {
 	db, err := mysqllock.Open(mysql.NewConfig())
 	if err != nil {
 		t.Fatal(err)

@@ -31,8 +31,8 @@ func TestDatabaseOfALockIsThatOfItsConfigWhateverItsFirstSessionUses(t *testing.
 	}
 }
 
-// mustGuard has a leader's work committed, and a stale leader's refused, through
-// Transact and through Guard. The leader is another candidate afterwards.
+// mustGuard has a leader's work committed, and a stale leader's refused, through Transact and
+// through Guard. The leader is another candidate afterwards.
 func mustGuard(t *testing.T, db, work *sql.DB, election string, opts ...mysqllock.Option) {
 	t.Helper()
 	leader, successor := newLock(t, db, election, "a", opts...), newLock(t, db, election, "b", opts...)
@@ -60,9 +60,9 @@ func mustGuard(t *testing.T, db, work *sql.DB, election string, opts ...mysqlloc
 	wantLedger(t, work, append(before, "transacted", "guarded")...)
 }
 
-// The name is a part of the statements from the first poll on, in sessions of any
-// character set, and nobody has checked it.
-func TestTheDefaultDatabaseMayHaveAnyName(t *testing.T) {
+// The name is a part of the statements from the first poll on, in sessions of any character set,
+// and nobody has checked it.
+func TestDatabaseOfTheConnectionMayHaveAnyName(t *testing.T) {
 	config := newConfig(t)
 	admin := open(t, config)
 	for _, suffix := range []string{"-dash", "`tick", "日本é", "{text}", "?", " -- /*"} {
@@ -100,7 +100,7 @@ func escaped(config *mysql.Config) *mysql.Config {
 	return config
 }
 
-func TestTheTablesMayBeInAnotherDatabaseWhateverItsName(t *testing.T) {
+func TestDatabaseOfTheTablesMayBeAnotherWhateverItsName(t *testing.T) {
 	elsewhere := newConfig(t)
 	admin := open(t, elsewhere)
 	for _, suffix := range []string{"", "-dash", ".dot", "`tick", "``", "日本é", `'"\`, "?", "#%", " -- /*", "{session}", "{text}"} {
@@ -165,9 +165,9 @@ func tablesOf(t testing.TB, db *sql.DB, database string) (tables []string) {
 	return tables
 }
 
-// A database beyond ASCII is another one in another character set, and an
-// election in it another election.
-func TestADatabaseBeyondASCIIIsRefusedInASessionWithAnotherCharacterSet(t *testing.T) {
+// A database non-ASCII is another one in another character set, and an election in it another
+// election.
+func TestDatabaseThatIsNonASCIIIsRefusedInASessionWithAnotherCharacterSet(t *testing.T) {
 	config := newConfig(t)
 	admin := open(t, config)
 	// What the bytes of the first one's name are in latin1.

@@ -18,12 +18,11 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// busyMachine is how much later than its deadline a call may return on a machine
-// that is busy with other things. A call without a deadline never returns.
+// busyMachine is how much later than its deadline a call may return on a machine that is busy with
+// other things. A call without a deadline never returns.
 const busyMachine = 3 * time.Second
 
-// timeoutText is what a person reads after a timeout. Only a write can have been
-// done all the same.
+// timeoutText is what a person reads after a timeout. Only a write can have been done all the same.
 var timeoutText = regexp.MustCompile(`^mysqllock: (get "[^"]+": (context deadline exceeded|dial: i/o timeout); |` +
 	`(create|update) "[^"]+": (context deadline exceeded|dial: i/o timeout); (the outcome is unknown; )?)the pool has \d+ connections open \(limit \d+, 0 is none\), \d+ in use, and was waited for \d+ times$`)
 
@@ -46,7 +45,7 @@ func mustTimeOut(t testing.TB, what string, d time.Duration, call func() error) 
 	}
 }
 
-func TestNoCallToAServerThatNeverAnswersOutlivesItsDeadline(t *testing.T) {
+func TestDeadlineIsOutlivedByNoCallToAServerThatNeverAnswers(t *testing.T) {
 	config := mysql.NewConfig()
 	config.User, config.Passwd, config.Net, config.Addr, config.DBName = "u", "p", "tcp", newBlackHole(t), "d"
 	config.Logger = &mysql.NopLogger{}
@@ -86,7 +85,7 @@ func TestNoCallToAServerThatNeverAnswersOutlivesItsDeadline(t *testing.T) {
 	all.Wait()
 }
 
-func TestACancelledCallReturnsAtOnceAndSaysSo(t *testing.T) {
+func TestDeadlineOfACancelledCallIsAtOnceAndItSaysSo(t *testing.T) {
 	config := mysql.NewConfig()
 	config.Net, config.Addr = "tcp", newBlackHole(t)
 	db := open(t, config)
@@ -108,7 +107,7 @@ func TestACancelledCallReturnsAtOnceAndSaysSo(t *testing.T) {
 }
 
 // The second call waits for the first one's turn, not for a connection.
-func TestACallThatWaitsForAnotherOneOfItsLockHasItsOwnDeadline(t *testing.T) {
+func TestDeadlineOfACallThatWaitsForAnotherOneIsItsOwn(t *testing.T) {
 	config := mysql.NewConfig()
 	config.Net, config.Addr = "tcp", newBlackHole(t)
 	db := open(t, config)
@@ -130,7 +129,7 @@ func TestACallThatWaitsForAnotherOneOfItsLockHasItsOwnDeadline(t *testing.T) {
 	first.Wait()
 }
 
-func TestAPoolThatIsInUseElsewhereIsNamedInTheTimeout(t *testing.T) {
+func TestDeadlineErrorNamesAPoolThatIsInUseElsewhere(t *testing.T) {
 	db, config := newTables(t)
 	full := open(t, config)
 	full.SetMaxOpenConns(1)
@@ -152,7 +151,7 @@ func TestAPoolThatIsInUseElsewhereIsNamedInTheTimeout(t *testing.T) {
 }
 
 // Each kind of call, on a connection that was good until then.
-func TestACallOnADeadConnectionEndsAtItsDeadlineAndTheNextOneAfterItHealedSucceeds(t *testing.T) {
+func TestDeadlineEndsACallOnADeadConnectionAndTheNextOneSucceedsOnceItHeals(t *testing.T) {
 	db, config := newTables(t)
 	account := newAccount(t, config, ordinary...)
 	const d = 250 * time.Millisecond
@@ -207,7 +206,7 @@ func TestACallOnADeadConnectionEndsAtItsDeadlineAndTheNextOneAfterItHealedSuccee
 	}
 }
 
-func TestAServerThatGoesAwayInMidStatementIsAnErrorAndNoTimeout(t *testing.T) {
+func TestDeadlineIsNotWaitedForWhenAServerGoesAwayInMidStatement(t *testing.T) {
 	db, config := newTables(t)
 	account := newAccount(t, config, ordinary...)
 	for name, pool := range map[string]func(testing.TB, *mysql.Config) *sql.DB{
@@ -217,7 +216,8 @@ func TestAServerThatGoesAwayInMidStatementIsAnErrorAndNoTimeout(t *testing.T) {
 			p := newProxy(t, account.Addr)
 			var armed atomic.Bool
 			p.onRequest = func(request []byte) {
-				// Of Open it is prepared; in a pool of one's own on MySQL another statement comes before.
+				// Of Open it is prepared; in a pool of one's own on MySQL another statement comes
+				// before.
 				if armed.Load() && (name == "Open" || isRenewal(request)) {
 					p.swallowReplies()
 				}
@@ -257,7 +257,7 @@ func TestAServerThatGoesAwayInMidStatementIsAnErrorAndNoTimeout(t *testing.T) {
 }
 
 // A hung server, a crash in mid-statement, and a restart, of one real server.
-func TestAServerThatHangsOrCrashesEndsNoCallLateAndTheNextOneSucceeds(t *testing.T) {
+func TestDeadlineHoldsOnAServerThatHangsOrCrashesAndTheNextCallSucceeds(t *testing.T) {
 	locks := map[string]*mysqllock.Lock{} // by the pool's name and the candidate's
 	own, config := ownServer(t)
 	admin := open(t, config)
@@ -347,9 +347,9 @@ func TestAServerThatHangsOrCrashesEndsNoCallLateAndTheNextOneSucceeds(t *testing
 	}
 }
 
-// The reason for a deadline of the lock's own: a standby's or a leader's
-// connection dies in silence, and its elector must go on all the same.
-func TestAStandbyTakesOverFromALeaderWhoseConnectionIsABlackHole(t *testing.T) {
+// The reason for a deadline of the lock's own: a standby's or a leader's connection dies in
+// silence, and its elector must go on all the same.
+func TestDeadlineOfALeaderInABlackHoleLetsAStandbyTakeOver(t *testing.T) {
 	db, config := newTables(t)
 	account := newAccount(t, config, ordinary...)
 	for name, break_ := range map[string]func(*proxy){"black hole": (*proxy).blackHole, "replies lost": (*proxy).swallowReplies} {
@@ -381,7 +381,7 @@ func TestAStandbyTakesOverFromALeaderWhoseConnectionIsABlackHole(t *testing.T) {
 	}
 }
 
-func TestAStandbyOnADeadConnectionTakesOverOnceItHeals(t *testing.T) {
+func TestDeadlineOfAStandbyOnADeadConnectionLetsItTakeOverOnceItHeals(t *testing.T) {
 	db, config := newTables(t)
 	account := newAccount(t, config, ordinary...)
 	p := newProxy(t, account.Addr)
@@ -403,8 +403,7 @@ func TestAStandbyOnADeadConnectionTakesOverOnceItHeals(t *testing.T) {
 	mustComeNext(t, history, "b stopped")
 }
 
-// runElector runs one until the test ends, and writes what becomes of it in a
-// history.
+// runElector runs one until the test ends, and writes what becomes of it in a history.
 func runElector(t testing.TB, lock *mysqllock.Lock, history chan<- string) *elector {
 	t.Helper()
 	e, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
@@ -444,9 +443,9 @@ func mustComeNext(t testing.TB, history <-chan string, want string) {
 	}
 }
 
-// heedless is a connector whose connections ignore contexts, and whose replies
-// to statements that begin with the word in late come after the deadline, with
-// the result that they would have had in time.
+// heedless is a connector whose connections ignore contexts, and whose replies to statements that
+// begin with the word in late come after the deadline, with the result that they would have had in
+// time.
 type heedless struct {
 	driver.Connector
 	late atomic.Value
@@ -494,9 +493,9 @@ func (c *heedlessConn) delay(ctx context.Context, query string) {
 	}
 }
 
-// A reply after the deadline would extend the leader's trust in a lease beyond
-// the lease. It is as good as none: an error, and nothing to build upon.
-func TestAReplyAfterTheDeadlineCountsAsLostEvenIfItSaysOK(t *testing.T) {
+// A reply after the deadline would extend the leader's trust in a lease beyond the lease. It is as
+// good as none: an error, and nothing to build upon.
+func TestDeadlineMakesALaterReplyCountAsLostEvenIfItSaysOK(t *testing.T) {
 	db, config := newTables(t)
 	const d = 300 * time.Millisecond
 	newcomers := func(t *testing.T) (*mysqllock.Lock, *heedless, string) {
@@ -661,9 +660,9 @@ func TestAReplyAfterTheDeadlineCountsAsLostEvenIfItSaysOK(t *testing.T) {
 	})
 }
 
-// What a call may take when nobody said it by WithOperationTimeout. Each case
-// measures one call to a black hole.
-func TestTheDefaultDeadlineIsATenthOfTheLease(t *testing.T) {
+// What a call may take when nobody said it by WithOperationTimeout. Each case measures one call to
+// a black hole.
+func TestDeadlineByDefaultIsATenthOfTheLease(t *testing.T) {
 	db, config := newTables(t)
 	ctx := context.Background()
 	var all calls
@@ -777,7 +776,7 @@ func TestTheDefaultDeadlineIsATenthOfTheLease(t *testing.T) {
 }
 
 // The deadline of an operation is the lock's own where the context has none.
-func TestAnOperationOnAHeldRowEndsByItself(t *testing.T) {
+func TestDeadlineEndsAnOperationOnAHeldRow(t *testing.T) {
 	const brief = 300 * time.Millisecond
 	s := newLateServer(t)
 	lock := newLock(t, s.pool, s.election, "a", mysqllock.WithOperationTimeout(brief))

@@ -18,14 +18,13 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// usurp makes somebody else the holder, as a candidate would do that the
-// elector can't see.
+// usurp makes somebody else the holder, as a candidate would do that the elector can't see.
 func usurp(t testing.TB, db *sql.DB, election string) {
 	t.Helper()
 	exec(t, db, `UPDATE election_records SET leader_name = 'usurper', leader_uid = 'other', version = version + 1 WHERE election_name = ?`, election)
 }
 
-func TestALeaderAsksForOneUpdatePerRenewalAndNothingElse(t *testing.T) {
+func TestElectorAsksForOneUpdatePerRenewalAndNothingElse(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	c := begin(t, db, "ns/sequence", "a", patient, true)
@@ -47,7 +46,7 @@ func TestALeaderAsksForOneUpdatePerRenewalAndNothingElse(t *testing.T) {
 	}
 }
 
-func TestACandidateLeadsRenewsAndStopsInOrder(t *testing.T) {
+func TestElectorLeadsRenewsAndStopsInOrder(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	c := begin(t, db, "ns/order", "a", patient, false)
@@ -80,8 +79,8 @@ func TestACandidateLeadsRenewsAndStopsInOrder(t *testing.T) {
 	}
 }
 
-// The bounds below are the elector's: one RetryPeriod until it tries, then
-// RenewDeadline. A lock that makes up a success, or that hangs, breaks them.
+// The bounds below are the elector's: one RetryPeriod until it tries, then RenewDeadline. A lock
+// that makes up a success, or that hangs, breaks them.
 const stepDownSlack = 5 * time.Second
 
 func expectStepDown(t *testing.T, c *candidate, since time.Time, timings electorTimings) {
@@ -94,7 +93,7 @@ func expectStepDown(t *testing.T, c *candidate, since time.Time, timings elector
 	t.Logf("stepped down after %v; retry period and renew deadline are %v", c.stopped.Sub(since), timings.retry+timings.renewDeadline)
 }
 
-func TestALeaderWhoseRowWasTakenStepsDownAndLeavesTheRow(t *testing.T) {
+func TestElectorWhoseRowWasTakenStepsDownAndLeavesTheRow(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	timings := electorTimings{lease: 4 * time.Second, renewDeadline: 1500 * time.Millisecond, retry: 200 * time.Millisecond}
@@ -109,7 +108,7 @@ func TestALeaderWhoseRowWasTakenStepsDownAndLeavesTheRow(t *testing.T) {
 	}
 }
 
-func TestALeaderThatTheServerRefusesStepsDown(t *testing.T) {
+func TestElectorThatTheServerRefusesStepsDown(t *testing.T) {
 	t.Parallel()
 	db, config := newTables(t)
 	user := "u" + config.DBName[max(0, len(config.DBName)-20):]
@@ -138,7 +137,7 @@ func TestALeaderThatTheServerRefusesStepsDown(t *testing.T) {
 	}
 }
 
-func TestAFollowerTakesOverFromAVanishedLeaderOnlyWhenTheLeaseHasPassed(t *testing.T) {
+func TestElectorTakesOverFromAVanishedLeaderOnlyWhenTheLeaseHasPassed(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	first := begin(t, db, "ns/vanished", "a", hasty, false)
@@ -161,11 +160,11 @@ func TestAFollowerTakesOverFromAVanishedLeaderOnlyWhenTheLeaseHasPassed(t *testi
 	}
 }
 
-func TestARenewedLeaseIsNotTakenOver(t *testing.T) {
+func TestElectorTakesNoRenewedLeaseOver(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
-	// Twice the lease is watched. A leader that is too slow to renew may lose
-	// it honestly: then its own last renewal is a lease old.
+	// Twice the lease is watched. A leader that is too slow to renew may lose it honestly: then its
+	// own last renewal is a lease old.
 	first := begin(t, db, "ns/renewed", "a", hasty, false)
 	eventually(t, electorPatience, "the first leads", first.leads)
 	second := begin(t, db, "ns/renewed", "b", hasty, false)
@@ -181,7 +180,7 @@ func TestARenewedLeaseIsNotTakenOver(t *testing.T) {
 	}
 }
 
-func TestAReleasedElectionIsLedByAFollowerWithoutWaitingForTheLease(t *testing.T) {
+func TestElectorLeadsAReleasedElectionWithoutWaitingForTheLease(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	first := begin(t, db, "ns/released", "a", patient, true)
@@ -203,7 +202,7 @@ func TestAReleasedElectionIsLedByAFollowerWithoutWaitingForTheLease(t *testing.T
 	}
 }
 
-func TestFollowersLearnWhoLeads(t *testing.T) {
+func TestElectorsOfFollowersLearnWhoLeads(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	a := begin(t, db, "ns/learn", "ä/1", patient, true)
@@ -236,9 +235,9 @@ func TestFollowersLearnWhoLeads(t *testing.T) {
 	}
 }
 
-// The record's JSON has whole seconds, and followers take its bytes for the
-// only sign of life: a leader that renews twice within a second would look dead.
-func TestEachRenewalChangesTheBytesThatFollowersWatch(t *testing.T) {
+// The record's JSON has whole seconds, and followers take its bytes for the only sign of life: a
+// leader that renews twice within a second would look dead.
+func TestElectorsOfFollowersWatchBytesThatEachRenewalChanges(t *testing.T) {
 	db, _ := newTables(t)
 	leader := newLock(t, db, "ns/bytes", "a")
 	follower := newLock(t, db, "ns/bytes", "b")
@@ -270,15 +269,14 @@ func TestEachRenewalChangesTheBytesThatFollowersWatch(t *testing.T) {
 	}
 }
 
-// A term is counted from the elector's "became leader", which comes before
-// OnStartedLeading, to the first of: the cancellation, the release,
-// OnStoppedLeading. client-go releases before it calls OnStoppedLeading, so that
-// the callbacks alone can overlap even where the leases don't.
-func TestTermsDoNotOverlapWhenFiveCandidatesComeAndGo(t *testing.T) {
+// A term is counted from the elector's "became leader", which comes before OnStartedLeading, to the
+// first of: the cancellation, the release, OnStoppedLeading. client-go releases before it calls
+// OnStoppedLeading, so that the callbacks alone can overlap even where the leases don't.
+func TestElectorsOfFiveCandidatesThatComeAndGoNeverOverlap(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
-	// Leases are long for their renew deadline: five candidates in one slow
-	// process may be held up for a second.
+	// Leases are long for their renew deadline: five candidates in one slow process may be held up
+	// for a second.
 	timings := electorTimings{lease: 4 * time.Second, renewDeadline: time.Second, retry: 100 * time.Millisecond}
 	var (
 		mu                 sync.Mutex
@@ -314,8 +312,8 @@ func TestTermsDoNotOverlapWhenFiveCandidatesComeAndGo(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				// A follower has to watch for a whole lease before it may take
-				// over, so that most of them stay for longer.
+				// A follower has to watch for a whole lease before it may take over, so that most
+				// of them stay for longer.
 				follow := time.NewTimer(time.Duration(2000+random.IntN(10000)) * time.Millisecond)
 				select {
 				case <-c.leading:
@@ -365,9 +363,9 @@ func TestTermsDoNotOverlapWhenFiveCandidatesComeAndGo(t *testing.T) {
 	}
 }
 
-// One Lock serves one elector after the other. Whatever the last run ended by,
-// the next one can lead again, with a larger token; between them there is none.
-func TestOneLockServesRunAfterRun(t *testing.T) {
+// One Lock serves one elector after the other. Whatever the last run ended by, the next one can
+// lead again, with a larger token; between them there is none.
+func TestElectorRunAfterRunMayHaveOneLock(t *testing.T) {
 	t.Parallel()
 	a := newArena(t)
 	newLedger(t, a.config)
@@ -428,9 +426,9 @@ func runAfterRun(c *contest) hazardResult {
 	return hazardResult{note: fmt.Sprintf("%d terms, each with a larger token", len(endings))}
 }
 
-// WithTimings leaves an operation little time, but not so little that an outage
-// of a third of the lease costs it.
-func TestALeaderKeepsItsLeaseThroughAnOutageOfAThirdOfIt(t *testing.T) {
+// WithTimings leaves an operation little time, but not so little that an outage of a third of the
+// lease costs it.
+func TestElectorKeepsItsLeaseThroughAnOutageOfAThirdOfIt(t *testing.T) {
 	t.Parallel()
 	a := newArena(t)
 	var tests []test
@@ -446,8 +444,8 @@ func TestALeaderKeepsItsLeaseThroughAnOutageOfAThirdOfIt(t *testing.T) {
 	together(t, tests...)
 }
 
-// electorMetrics is where client-go's electors of this process report to, as to
-// Prometheus in a real one: by the elector's name, which is the lock's.
+// electorMetrics is where client-go's electors of this process report to, as to Prometheus in a
+// real one: by the elector's name, which is the lock's.
 var electorMetrics = &metricsProvider{leads: map[string]bool{}, slow: map[string]int{}}
 
 type metricsProvider struct {
@@ -482,7 +480,7 @@ func (m *metricsProvider) of(name string) (known, leads bool, slow int) {
 	return known, leads, m.slow[name]
 }
 
-func TestTheElectorsMetricsTellWhoLeadsAndWhichRenewalsNeededAnotherLook(t *testing.T) {
+func TestElectorsMetricsShowWhoLeadsAndWhichRenewalsNeededAnotherLook(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	const election = "metrics of the elector"

@@ -25,8 +25,7 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// refusals checks errors word by word, as people read them, and collects their
-// texts.
+// refusals checks errors word by word, as people read them, and collects their texts.
 type refusals struct {
 	config *mysql.Config
 	texts  []string
@@ -40,9 +39,9 @@ const (
 	conflict
 )
 
-// want is the text that err must have; {db} stands for the test's database,
-// and where the servers differ a line is for MariaDB and one for MySQL. number
-// is the server's, 0 if the error is not one of the server's.
+// want is the text that err must have; {db} stands for the test's database, and where the servers
+// differ a line is for MariaDB and one for MySQL. number is the server's, 0 if the error is not one
+// of the server's.
 func (r *refusals) want(t *testing.T, what string, err error, number uint16, kind int, want string) {
 	t.Helper()
 	if mariadb, mysql, differ := strings.Cut(want, "\n"); differ {
@@ -84,7 +83,7 @@ func (r *refusals) byServer(t *testing.T, what string, err error, number uint16,
 	r.want(t, what, err, number, plain, want)
 }
 
-func TestEveryErrorSaysWhatIsWrongAndWhatToDoAndNothingSecret(t *testing.T) {
+func TestErrorSaysWhatIsWrongAndWhatToDoAndNothingSecret(t *testing.T) {
 	db, config := newTables(t)
 	r := &refusals{config: config}
 	hosts := []string{"db.internal.example", "10.9.8.7"}
@@ -331,8 +330,8 @@ func testRefusedInState(t *testing.T, db *sql.DB, r *refusals) {
 	}
 }
 
-// each calls the three operations of a new lock, the last one with a row that
-// was seen through another pool.
+// each calls the three operations of a new lock, the last one with a row that was seen through
+// another pool.
 func (r *refusals) each(t *testing.T, what string, bad *sql.DB, number uint16, want string, opts ...mysqllock.Option) {
 	t.Helper()
 	lock := newLock(t, bad, "e", "a", opts...)
@@ -454,8 +453,7 @@ func testRefusedByReadOnlyServer(t *testing.T, db *sql.DB, r *refusals) {
 		mustSucceed(t, "Get", get(t.Context(), lock))
 		err := lock.Update(t.Context(), record("a"))
 		if name == "Open" {
-			// The driver replaces the server's error, so that the pool looks for
-			// the new primary.
+			// The driver replaces the server's error, so that the pool looks for the new primary.
 			r.refused(t, "a renewal", err, `mysqllock: update "read-only Open": driver: bad connection; `+
 				`the connection broke again and again, or the server is read-only: check that it runs and is the primary`)
 		} else {
@@ -563,8 +561,7 @@ func testRefusedConnections(t *testing.T, _ *sql.DB, r *refusals) {
 	}
 }
 
-// newRefusingServer is the address of a server that answers each connection
-// with one error.
+// newRefusingServer is the address of a server that answers each connection with one error.
 func newRefusingServer(t *testing.T, number uint16, text string) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -628,8 +625,8 @@ func testRefusedByLocks(t *testing.T, db *sql.DB, r *refusals) {
 	mustSucceed(t, "a takeover", update(t.Context(), standby, record("a")))
 }
 
-// testRowsOfSomebodyElse are rows that no Lock writes. An election with such a
-// row must go on, or say why not.
+// testRowsOfSomebodyElse are rows that no Lock writes. An election with such a row must go on, or
+// say why not.
 func testRowsOfSomebodyElse(t *testing.T, _ *sql.DB, r *refusals) {
 	db := openOne(t, r.config, "charset=utf8mb4&sql_mode=%27%27") // lets '0000-00-00' in
 	for _, test := range []struct {
@@ -709,7 +706,7 @@ func testRowsOfSomebodyElse(t *testing.T, _ *sql.DB, r *refusals) {
 }
 
 // The driver's and the server's texts may have anything in them.
-func TestAnErrorIsOneLineOfText(t *testing.T) {
+func TestErrorIsOneLineOfText(t *testing.T) {
 	t.Parallel()
 	config := server.Config()
 	config.Addr = newRefusingServer(t, 1130, "Host '10.9.8.7' is not allowed\nE1124 leader elected\x1b[2J\u2028\xff")
@@ -720,9 +717,9 @@ func TestAnErrorIsOneLineOfText(t *testing.T) {
 	}
 }
 
-// A person who reads that an outcome is unknown goes and looks. It is said of no
-// read, and of no write that had no connection.
-func TestOnlyAWriteThatWasSentHasAnUnknownOutcome(t *testing.T) {
+// A person who reads that an outcome is unknown goes and looks. It is said of no read, and of no
+// write that had no connection.
+func TestErrorSaysThatTheOutcomeIsUnknownOnlyOfAWriteThatWasSent(t *testing.T) {
 	const unknown = "the outcome is unknown"
 	_, config := newTables(t)
 	network := newProxy(t, config.Addr)
@@ -741,8 +738,8 @@ func TestOnlyAWriteThatWasSentHasAnUnknownOutcome(t *testing.T) {
 			if err := get(t.Context(), another)(); !apierrors.IsNotFound(err) {
 				t.Fatal(err)
 			}
-			// A pool of one's own on MySQL: the statement that ends what others may have left open comes first, and so the
-			// write is not sent.
+			// A pool of one's own on MySQL: the statement that ends what others may have left open
+			// comes first, and so the write is not sent.
 			endsTransactions := name != "Open" && !server.MariaDB()
 			calls := []struct {
 				name   string
@@ -790,7 +787,7 @@ func TestOnlyAWriteThatWasSentHasAnUnknownOutcome(t *testing.T) {
 }
 
 // Not only a deadline leaves a write open.
-func TestAWriteWhoseConnectionBreaksHasAnUnknownOutcome(t *testing.T) {
+func TestErrorOfAWriteWhoseConnectionBreaksSaysThatTheOutcomeIsUnknown(t *testing.T) {
 	_, config := newTables(t)
 	network := newProxy(t, config.Addr)
 	lock := newLock(t, open(t, network.config(config)), "e", "a", unhurried)

@@ -79,9 +79,8 @@ func tokenOf(t testing.TB, db *sql.DB, election string) (token int64) {
 	return token
 }
 
-// newAccount makes an account, for the duration of the test, that has the
-// privileges of the grants: "SELECT ON {db}.election_records". At the end no
-// session of it may be left at the server.
+// newAccount makes an account, for the duration of the test, that has the privileges of the grants:
+// "SELECT ON {db}.election_records". At the end no session of it may be left at the server.
 func newAccount(t testing.TB, config *mysql.Config, grants ...string) *mysql.Config {
 	t.Helper()
 	admin := open(t, config)
@@ -154,8 +153,7 @@ func statementsOf(ctx context.Context, t testing.TB, admin *sql.DB, user string)
 	return statements
 }
 
-// newBlackHole is the address of a server that accepts connections and never
-// answers.
+// newBlackHole is the address of a server that accepts connections and never answers.
 func newBlackHole(t testing.TB) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -186,8 +184,8 @@ var pools = map[string]func(testing.TB, *mysql.Config) *sql.DB{
 	"plain DSN": func(t testing.TB, c *mysql.Config) *sql.DB { return openDSN(t, c, "") },
 }
 
-// calls are made at the same time. t.Parallel would make two at a time on a
-// machine with two processors, whatever they wait for.
+// calls are made at the same time. t.Parallel would make two at a time on a machine with two
+// processors, whatever they wait for.
 type calls struct{ sync.WaitGroup }
 
 func (c *calls) start(call func()) {
@@ -219,8 +217,7 @@ func record(identity string) resourcelock.LeaderElectionRecord {
 // The first provider counts, and only for electors made afterwards.
 func init() { leaderelection.SetProvider(electorMetrics) }
 
-// What an operation finds: no election, one that another candidate leads, or
-// one that its own does.
+// What an operation finds: no election, one that another candidate leads, or one that its own does.
 const (
 	none = iota
 	another
@@ -254,8 +251,8 @@ func isolations() []session {
 	return all
 }
 
-// character is any that a name may have, with those that SQL, LIKE or a driver
-// could stumble over as often as all others.
+// character is any that a name may have, with those that SQL, LIKE or a driver could stumble over
+// as often as all others.
 var character = rapid.OneOf(
 	rapid.RuneFrom([]rune(`'"`+"`"+`\%_;-/*#?$@.:{} `)),
 	rapid.RuneFrom(nil, unicode.Letter, unicode.Mark, unicode.Space, unicode.Symbol),

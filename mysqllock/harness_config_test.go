@@ -59,8 +59,8 @@ func minimal() map[string]string {
 	return map[string]string{"MYSQL_USER": "elector", "MYSQL_PASSWORD": password, "MYSQL_HOST": "db.example", "MYSQL_DBNAME": "app"}
 }
 
-// fakeServer greets with an authentication plugin and says OK to all that
-// follows. It hangs up when it is asked for TLS.
+// fakeServer greets with an authentication plugin and says OK to all that follows. It hangs up when
+// it is asked for TLS.
 type fakeServer struct {
 	plugin                 string
 	offersTLS, askedForTLS atomic.Bool
@@ -151,8 +151,8 @@ func (s *realServer) config() *mysql.Config {
 	return config
 }
 
-// account makes an account that may do what a lock does, and returns its
-// configuration. how is what follows its name in CREATE USER, with {password}.
+// account makes an account that may do what a lock does, and returns its configuration. how is what
+// follows its name in CREATE USER, with {password}.
 func (s *realServer) account(t *testing.T, name, how string) *mysql.Config {
 	t.Helper()
 	config := s.config()
@@ -174,8 +174,8 @@ func environment(t *testing.T, config *mysql.Config) map[string]string {
 	}
 }
 
-// connect opens a pool for an environment and reads an election that is not
-// there: the error is what a lock says. Also the session's cipher.
+// connect opens a pool for an environment and reads an election that is not there: the error is
+// what a lock says. Also the session's cipher.
 func connect(t *testing.T, environment ...map[string]string) (cipher string, _ error) {
 	t.Helper()
 	setEnv(t, environment...)
@@ -288,8 +288,8 @@ func (s *realServer) testPlugins(t *testing.T) {
 		if s.MariaDB() {
 			how = "IDENTIFIED VIA " + plugin + " USING PASSWORD({password})"
 		}
-		// An account for each way: caching_sha2_password takes another path, and
-		// needs no RSA key, once the server has the password in its cache.
+		// An account for each way: caching_sha2_password takes another path, and needs no RSA key,
+		// once the server has the password in its cache.
 		for way, variables := range map[string]map[string]string{"plain": nil, "tls": {"MYSQL_TLS_CA": s.pki.ca}} {
 			base := environment(t, s.account(t, plugin[:5]+"_"+way, how))
 			for _, attempt := range []string{"first", "second"} {

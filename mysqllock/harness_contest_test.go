@@ -21,11 +21,10 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqllocktest"
 )
 
-// This file shows what goes wrong with client-go's stock elector on a lock that
-// does no more than LeaseLock does (see mysqllocktest.ReferenceLock), and that it
-// does not with a Lock. The networks fail by means of a proxy, the rest is real.
-// What is measured is for how long two candidates led at once, as they believed
-// themselves: from OnStartedLeading to OnStoppedLeading.
+// This file shows what goes wrong with client-go's stock elector on a lock that does no more than
+// LeaseLock does (see mysqllocktest.ReferenceLock), and that it does not with a Lock. The networks
+// fail by means of a proxy, the rest is real. What is measured is for how long two candidates led
+// at once, as they believed themselves: from OnStartedLeading to OnStoppedLeading.
 
 // pace is the timings of an elector.
 type pace struct{ lease, renewDeadline, retry time.Duration }
@@ -37,23 +36,23 @@ func (p pace) option() mysqllock.Option {
 	return mysqllock.WithTimings(p.lease, p.renewDeadline, p.retry)
 }
 
-// takeoverWithin is how long a follower needs when a leader is gone without a
-// word: the lease, a poll that sees its last renewal and one that takes over,
-// both with the acquire loop's jitter, and what a busy machine adds.
+// takeoverWithin is how long a follower needs when a leader is gone without a word: the lease, a
+// poll that sees its last renewal and one that takes over, both with the acquire loop's jitter, and
+// what a busy machine adds.
 func (p pace) takeoverWithin() time.Duration {
 	return p.lease + time.Duration(2*(1+leaderelection.JitterFactor)*float64(p.retry)) + 3*time.Second
 }
 
 var (
-	// long leaves a wide window where a reply may be late; the others are for
-	// where it isn't about that.
+	// long leaves a wide window where a reply may be late; the others are for where it isn't about
+	// that.
 	long  = pace{6 * time.Second, 5 * time.Second, 200 * time.Millisecond}
 	short = pace{3 * time.Second, 2 * time.Second, 200 * time.Millisecond}
 	brisk = pace{2 * time.Second, 1200 * time.Millisecond, 200 * time.Millisecond}
 )
 
-// together runs tests at the same time, however many processors there are:
-// t.Parallel runs no more at once than there are, and these mostly wait.
+// together runs tests at the same time, however many processors there are: t.Parallel runs no more
+// at once than there are, and these mostly wait.
 func together(t *testing.T, tests ...test) {
 	t.Helper()
 	var all sync.WaitGroup
@@ -72,8 +71,8 @@ type test struct {
 	run  func(*testing.T)
 }
 
-// arena is where contests are held: a database, and a pulse that shows how the
-// machine and the server are doing.
+// arena is where contests are held: a database, and a pulse that shows how the machine and the
+// server are doing.
 type arena struct {
 	*testing.T
 	config *mysql.Config
@@ -84,10 +83,9 @@ type arena struct {
 	beats    []time.Time
 }
 
-// stall is how long machine or server may stand still without changing what
-// comes of a contest. A process that is paused for longer than the timings
-// allow for may lose its lease, or believe in one for too long: that is how it
-// must be, and is not what is to be shown.
+// stall is how long machine or server may stand still without changing what comes of a contest. A
+// process that is paused for longer than the timings allow for may lose its lease, or believe in
+// one for too long: that is how it must be, and is not what is to be shown.
 const stall = 250 * time.Millisecond
 
 func newArena(t *testing.T) *arena {
@@ -130,8 +128,8 @@ func (a *arena) stalled(since time.Time) time.Duration {
 	return longest
 }
 
-// hold holds a contest. One that went wrong while machine or server stalled is
-// held again, at most twice.
+// hold holds a contest. One that went wrong while machine or server stalled is held again, at most
+// twice.
 func (a *arena) hold(t *testing.T, ours bool, p pace, run func(*contest) hazardResult, isWanted func(hazardResult) bool) hazardResult {
 	t.Helper()
 	for attempt := 1; ; attempt++ {
@@ -172,8 +170,7 @@ func (a *arena) hold(t *testing.T, ours bool, p pace, run func(*contest) hazardR
 	}
 }
 
-// contest is one election and its candidates: a testing.TB that fails, and
-// cleans up, by itself.
+// contest is one election and its candidates: a testing.TB that fails, and cleans up, by itself.
 type contest struct {
 	*testing.T
 	arena    *arena
@@ -354,8 +351,8 @@ func (r *contender) mustEnd(c *contest) {
 	}
 }
 
-// receive waits for what a network tells. A leader that lost its lease, as the
-// machine was busy, sends no more renewals.
+// receive waits for what a network tells. A leader that lost its lease, as the machine was busy,
+// sends no more renewals.
 func receive[T any](c *contest, what string, from <-chan T) (told T) {
 	c.Helper()
 	select {
@@ -413,8 +410,8 @@ func overlap(contenders ...*contender) time.Duration {
 	return sum
 }
 
-// watched passes everything on to a lock, keeps what a test asks about, and can
-// stand for a process that is paused.
+// watched passes everything on to a lock, keeps what a test asks about, and can stand for a process
+// that is paused.
 type watched struct {
 	resourcelock.Interface
 
@@ -476,8 +473,8 @@ func (w *watched) wait() {
 	w.waiting--
 }
 
-// pause stops the process, as SIGSTOP or a long garbage collection does, before
-// its next operation, and returns when it has stopped.
+// pause stops the process, as SIGSTOP or a long garbage collection does, before its next operation,
+// and returns when it has stopped.
 func (w *watched) pause(t testing.TB) {
 	t.Helper()
 	w.mu.Lock()
@@ -523,9 +520,9 @@ func (w *watched) succeeded() []written {
 	return slices.DeleteFunc(w.written(), func(u written) bool { return u.err != nil })
 }
 
-// isRenewal tells whether a packet has a statement that writes the lease alone:
-// a renewal or a release. In a Batch it has a row, with two names, of another
-// Lock than those that keep it company.
+// isRenewal tells whether a packet has a statement that writes the lease alone: a renewal or a
+// release. In a Batch it has a row, with two names, of another Lock than those that keep it
+// company.
 func isRenewal(packet []byte) bool {
 	switch command(packet) {
 	case comStmtPrepare:
@@ -550,9 +547,8 @@ func command(packet []byte) byte {
 	return packet[4]
 }
 
-// failAtNextRenewal returns a function after which the next renewal that passes
-// the network is met by fail. What is sent after that is met by then, if there
-// is one.
+// failAtNextRenewal returns a function after which the next renewal that passes the network is met
+// by fail. What is sent after that is met by then, if there is one.
 func failAtNextRenewal(network *proxy, fail, then func()) (arm func()) {
 	var stage atomic.Int32
 	network.onRequest = func(packet []byte) {

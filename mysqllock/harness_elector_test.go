@@ -23,16 +23,15 @@ type electorTimings struct {
 func (e electorTimings) d() time.Duration { return (e.lease - e.renewDeadline - e.retry) / 2 }
 
 var (
-	// patient candidates act often, but a slow machine can't make them lose a
-	// lease, and nobody waits long enough here for one to expire.
+	// patient candidates act often, but a slow machine can't make them lose a lease, and nobody
+	// waits long enough here for one to expire.
 	patient = electorTimings{lease: time.Minute, renewDeadline: 40 * time.Second, retry: 100 * time.Millisecond}
 	// hasty ones are for tests in which a lease has to expire.
 	hasty = electorTimings{lease: 2 * time.Second, renewDeadline: 1200 * time.Millisecond, retry: 200 * time.Millisecond}
 )
 
-// electorPatience bounds what happens within milliseconds on an idle machine, and is
-// less than half of a patient lease: what happened by then had no need of an
-// expiry.
+// electorPatience bounds what happens within milliseconds on an idle machine, and is less than half
+// of a patient lease: what happened by then had no need of an expiry.
 const electorPatience = 25 * time.Second
 
 // call is one operation that an elector asked of its lock.
@@ -107,8 +106,8 @@ func (s *spyLock) names() []string {
 	return names
 }
 
-// renewed is when the last successful write of a lease was sent: the row can't
-// have been written earlier.
+// renewed is when the last successful write of a lease was sent: the row can't have been written
+// earlier.
 func (s *spyLock) renewed() time.Time {
 	var last time.Time
 	for _, c := range s.history() {
@@ -127,13 +126,13 @@ type candidate struct {
 	returned chan struct{} // closed when Run has returned
 
 	mu sync.Mutex
-	// story is what the callbacks told, in order: "started", "ended" (the
-	// context of OnStartedLeading), "stopped".
+	// story is what the callbacks told, in order: "started", "ended" (the context of
+	// OnStartedLeading), "stopped".
 	story []string
 	// leaders are the identities of OnNewLeader.
 	leaders []string
-	// from and to are the term: from the moment that the elector knows that it
-	// leads, until it stops, is told to stop or gives the lease up.
+	// from and to are the term: from the moment that the elector knows that it leads, until it
+	// stops, is told to stop or gives the lease up.
 	from, to time.Time
 	token    int64     // at the start of the term
 	stopped  time.Time // of OnStoppedLeading
@@ -228,8 +227,8 @@ func (c *candidate) told(what string) bool {
 
 func (c *candidate) leads() bool { return c.told("started") && !c.told("stopped") }
 
-// sawLeaders are the leaders that OnNewLeader named, but for the "" of an
-// election that was seen between a release and the next term.
+// sawLeaders are the leaders that OnNewLeader named, but for the "" of an election that was seen
+// between a release and the next term.
 func (c *candidate) sawLeaders() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -99,9 +99,8 @@ func statement(text string) func(context.Context, *sql.Tx) error {
 	}
 }
 
-// seeded is a source of random numbers whose seed is in the test's log.
-// MYSQLLOCK_TEST_SEED sets it: the same faults are tried again, though not to
-// the microsecond.
+// seeded is a source of random numbers whose seed is in the test's log. MYSQLLOCK_TEST_SEED sets
+// it: the same faults are tried again, though not to the microsecond.
 func seeded(t testing.TB) *rand.Rand {
 	t.Helper()
 	seed := rand.Uint64()
@@ -115,8 +114,8 @@ func seeded(t testing.TB) *rand.Rand {
 	return rand.New(rand.NewPCG(seed, 0))
 }
 
-// gate stops whoever passes while it is shut: so a process stands still when
-// it is paused, its timers included.
+// gate stops whoever passes while it is shut: so a process stands still when it is paused, its
+// timers included.
 type gate struct {
 	mu      sync.Mutex
 	shut    chan struct{} // closed when the gate opens; nil while it is open
@@ -173,8 +172,7 @@ type stage struct {
 	unseen map[attemptKey]time.Time
 }
 
-// begunTerm is a takeover and when it was known to be done: it was committed
-// earlier than that.
+// begunTerm is a takeover and when it was known to be done: it was committed earlier than that.
 type begunTerm struct {
 	token int64
 	who   *ledgerCandidate
@@ -187,8 +185,8 @@ type attemptKey struct {
 	number int64
 }
 
-// attempt is one transaction: with that token, and sent not before that time,
-// so that it was committed later.
+// attempt is one transaction: with that token, and sent not before that time, so that it was
+// committed later.
 type attempt struct {
 	token int64
 	sent  time.Time
@@ -229,8 +227,8 @@ func (s *stage) newest() (newest begunTerm) {
 	return newest
 }
 
-// watch looks for new entries until ctx ends. What a look that began at some
-// moment doesn't find was committed after that moment.
+// watch looks for new entries until ctx ends. What a look that began at some moment doesn't find
+// was committed after that moment.
 func (s *stage) watch(ctx context.Context, db *sql.DB) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -268,16 +266,16 @@ func (s *stage) count(attempts map[attemptKey]*attempt, which func(attemptKey, *
 	return n
 }
 
-// contender is one machine. On it runs, most of the time, a process: an
-// elector, and while that leads, two writers.
+// contender is one machine. On it runs, most of the time, a process: an elector, and while that
+// leads, two writers.
 type ledgerCandidate struct {
 	stage    *stage
 	name     string
 	network  *proxy
 	electing gate // the elector's goroutine passes it around each call
 	working  gate // the writers pass it between their check and their write
-	// atCommit cuts the machine off when the next COMMIT comes along; atGuard
-	// delays the reply to the next guard.
+	// atCommit cuts the machine off when the next COMMIT comes along; atGuard delays the reply to
+	// the next guard.
 	atCommit, atGuard atomic.Bool
 	runs              int
 	process           *writingProcess // nil: it was killed
@@ -346,8 +344,8 @@ func (c *ledgerCandidate) start(t testing.TB, lockPool, workPool *sql.DB) {
 	}
 }
 
-// kill ends the process as SIGKILL and a lost machine do: nothing is released,
-// connections just end.
+// kill ends the process as SIGKILL and a lost machine do: nothing is released, connections just
+// end.
 func (c *ledgerCandidate) kill() {
 	if c.process == nil {
 		return
@@ -422,8 +420,7 @@ func (p *writingProcess) fenced(work *sql.DB) func(int64) {
 	}
 }
 
-// unfenced returns the writer of the control: it looks whether it leads, and
-// then writes.
+// unfenced returns the writer of the control: it looks whether it leads, and then writes.
 func (p *writingProcess) unfenced(work *sql.DB) func(int64) {
 	return func(token int64) {
 		s, key := p.on.stage, attemptKey{p.writer, p.number.Add(1)}
@@ -451,10 +448,9 @@ func (p *writingProcess) unfenced(work *sql.DB) func(int64) {
 	}
 }
 
-// appendEntry writes one entry. The counter's row is locked until the commit,
-// so that the entries' order is that of their commits; an AUTO_INCREMENT's is
-// that of their INSERTs. It comes last, so that a transaction which is held up
-// before doesn't hold up the others.
+// appendEntry writes one entry. The counter's row is locked until the commit, so that the entries'
+// order is that of their commits; an AUTO_INCREMENT's is that of their INSERTs. It comes last, so
+// that a transaction which is held up before doesn't hold up the others.
 func appendEntry(ctx context.Context, tx *sql.Tx, ledger string, key attemptKey, token int64) error {
 	if _, err := tx.ExecContext(ctx, `UPDATE counters SET n = LAST_INSERT_ID(n + 1) WHERE ledger = ?`, ledger); err != nil {
 		return err
@@ -487,8 +483,8 @@ func entriesAfter(ctx context.Context, db *sql.DB, ledger string, n int64) ([]en
 	return found, rows.Err()
 }
 
-// staleEntries are those that a leader committed when its successor was known
-// already, or that come after an entry of a later term.
+// staleEntries are those that a leader committed when its successor was known already, or that come
+// after an entry of a later term.
 func (s *stage) staleEntries(all []entry, attempts map[attemptKey]*attempt) (stale []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -12,9 +12,9 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
 
-// severed is a client's network that fails at a chosen packet, with neither FIN
-// nor RST: the server believes in the client until a timeout of its own. It
-// counts at the client, where each packet of the protocol is one Write.
+// severed is a client's network that fails at a chosen packet, with neither FIN nor RST: the server
+// believes in the client until a timeout of its own. It counts at the client, where each packet of
+// the protocol is one Write.
 type severed struct {
 	mu    sync.Mutex
 	sent  int
@@ -134,13 +134,13 @@ func (c *severedConn) Close() error {
 type proxy struct {
 	*mysqltest.Proxy
 
-	// onRequest sees what clients send before it is held back or forwarded. Set
-	// it before the first connection.
+	// onRequest sees what clients send before it is held back or forwarded. Set it before the first
+	// connection.
 	onRequest func(request []byte)
 }
 
-// newProxy starts a proxy before the server at that address, for the duration
-// of the test. It forwards everything.
+// newProxy starts a proxy before the server at that address, for the duration of the test. It
+// forwards everything.
 func newProxy(t testing.TB, target string) *proxy {
 	t.Helper()
 	started, err := mysqltest.NewProxy(target)

@@ -16,8 +16,8 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// This file is about locks that share their pool with an application, which
-// leaves its mark on sessions.
+// This file is about locks that share their pool with an application, which leaves its mark on
+// sessions.
 
 // A fault is what the application did to one session before it gave that back.
 type fault struct {
@@ -25,8 +25,8 @@ type fault struct {
 	statements []string // {id} is the session's, {other} another database
 	// isTransaction: MySQL lets a session be rid of it, so that it may stay.
 	isTransaction bool
-	// isUse: before the first poll it is what the pool's owner meant, and later it
-	// does no harm, as each statement names the database.
+	// isUse: before the first poll it is what the pool's owner meant, and later it does no harm, as
+	// each statement names the database.
 	isUse bool
 }
 
@@ -73,16 +73,16 @@ func (f fault) isIn(t testing.TB, admin *sql.DB, id int64) bool {
 	return open > 0
 }
 
-// otherDatabase is one with tables of the same names, as each has that a fleet of
-// applications uses.
+// otherDatabase is one with tables of the same names, as each has that a fleet of applications
+// uses.
 func otherDatabase(t testing.TB) string {
 	t.Helper()
 	_, config := newTables(t)
 	return config.DBName
 }
 
-// openOne is a user's own pool with one connection, so that what a test sets in
-// its session stays set.
+// openOne is a user's own pool with one connection, so that what a test sets in its session stays
+// set.
 func openOne(t testing.TB, config *mysql.Config, parameters string) *sql.DB {
 	t.Helper()
 	db := openDSN(t, config, parameters)
@@ -90,8 +90,7 @@ func openOne(t testing.TB, config *mysql.Config, parameters string) *sql.DB {
 	return db
 }
 
-// spoilable makes sessions like those of openDSN, and, once spoilt, with a SET
-// more.
+// spoilable makes sessions like those of openDSN, and, once spoilt, with a SET more.
 type spoilable struct {
 	driver.Connector
 	set atomic.Pointer[string]
@@ -105,8 +104,7 @@ func (c *spoilable) Connect(ctx context.Context) (driver.Conn, error) {
 	return conn, err
 }
 
-// openSpoilable is openOne, and how to make this session and all that follow
-// unfit, and fit again.
+// openSpoilable is openOne, and how to make this session and all that follow unfit, and fit again.
 func openSpoilable(t testing.TB, config *mysql.Config, parameters string) (db *sql.DB, spoil func(set string), heal func(set string)) {
 	t.Helper()
 	c := &spoilable{Connector: connectorOf(t, config, parameters)}
@@ -152,8 +150,8 @@ func snapshot(t testing.TB, db *sql.DB) []string {
 	return all
 }
 
-// mustRefuse makes a call that must fail with words about the session, and must
-// write nothing that another session sees.
+// mustRefuse makes a call that must fail with words about the session, and must write nothing that
+// another session sees.
 func mustRefuse(t testing.TB, admin *sql.DB, what, why string, call func() error) {
 	t.Helper()
 	before := snapshot(t, admin)
@@ -257,8 +255,8 @@ var lifeOfAnElection = []string{
 	`b sees "": ok`,
 }
 
-// ownAndOpened are the two kinds of pool that a Lock may have: one with the
-// driver's defaults, and one of Open.
+// ownAndOpened are the two kinds of pool that a Lock may have: one with the driver's defaults, and
+// one of Open.
 var ownAndOpened = []struct {
 	name string
 	open func(testing.TB, *mysql.Config) *sql.DB

@@ -16,8 +16,8 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
 
-// server is the one that the tests of this package share; each test has a
-// database of its own there. Tests that stop servers start their own.
+// server is the one that the tests of this package share; each test has a database of its own
+// there. Tests that stop servers start their own.
 var server *mysqltest.Server
 
 func TestMain(m *testing.M) {
@@ -36,8 +36,7 @@ func TestMain(m *testing.M) {
 	}))
 }
 
-// newConfig makes a database for one test and returns the administrator's
-// configuration for it.
+// newConfig makes a database for one test and returns the administrator's configuration for it.
 func newConfig(t testing.TB) *mysql.Config {
 	t.Helper()
 	name, err := server.CreateDatabase(t.Context())
@@ -54,8 +53,8 @@ func newConfig(t testing.TB) *mysql.Config {
 	return config
 }
 
-// ownServer starts a server for one test, with these arguments more, and returns
-// it with the administrator's configuration for a database of it.
+// ownServer starts a server for one test, with these arguments more, and returns it with the
+// administrator's configuration for a database of it.
 func ownServer(t *testing.T, args ...string) (*mysqltest.Server, *mysql.Config) {
 	t.Helper()
 	own, err := mysqltest.Start(t.Context(), mysqltest.Options{Args: args})
@@ -85,8 +84,8 @@ func open(t testing.TB, config *mysql.Config) *sql.DB {
 	return db
 }
 
-// openDSN is a user's own pool: the driver's defaults and the given parameters
-// of a DSN, such as "parseTime=true&loc=Local".
+// openDSN is a user's own pool: the driver's defaults and the given parameters of a DSN, such as
+// "parseTime=true&loc=Local".
 func openDSN(t testing.TB, config *mysql.Config, parameters string) *sql.DB {
 	t.Helper()
 	dsn := fmt.Sprintf("%s:%s@tcp(%s)/%s?%s", config.User, config.Passwd, config.Addr, config.DBName, parameters)

@@ -13,8 +13,8 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// hookedPool is a pool with Open's interpolation and an ear: before is called
-// with each statement, and an error that it returns is the statement's.
+// hookedPool is a pool with Open's interpolation and an ear: before is called with each statement,
+// and an error that it returns is the statement's.
 func hookedPool(t testing.TB, config *mysql.Config, before func(query string, args []driver.NamedValue) error) *sql.DB {
 	t.Helper()
 	config = config.Clone()
@@ -73,8 +73,8 @@ func (c hookedConn) QueryContext(ctx context.Context, query string, args []drive
 	return c.driversConn.QueryContext(ctx, query, args)
 }
 
-// newUser makes an account with the given privileges, each written as in
-// "SELECT, INSERT ON election_records", in the database of config.
+// newUser makes an account with the given privileges, each written as in "SELECT, INSERT ON
+// election_records", in the database of config.
 func newUser(t testing.TB, config *mysql.Config, grants ...string) *mysql.Config {
 	t.Helper()
 	admin := open(t, config)
@@ -130,8 +130,8 @@ func table(t testing.TB, db *sql.DB, query string, args ...any) string {
 	return strings.Join(lines, "\n")
 }
 
-// definition is all that the server knows of how the tables are defined, apart
-// from the order of columns.
+// definition is all that the server knows of how the tables are defined, apart from the order of
+// columns.
 func definition(t testing.TB, db *sql.DB) string {
 	t.Helper()
 	return table(t, db, `SELECT TABLE_NAME, ENGINE, ROW_FORMAT, TABLE_COLLATION FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() ORDER BY 1`) + "\n" +
@@ -170,8 +170,8 @@ func byHand() []string {
 	return statements
 }
 
-// waiting tells whether a session executes, or waits to execute, a statement
-// that begins with prefix and has a text, such as an election's name, in it.
+// waiting tells whether a session executes, or waits to execute, a statement that begins with
+// prefix and has a text, such as an election's name, in it.
 func waiting(t testing.TB, db *sql.DB, prefix, text string) bool {
 	t.Helper()
 	return table(t, db, `SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE INFO LIKE ? AND INFO LIKE ?`, prefix+"%", "%"+text+"%") != "0"

@@ -24,9 +24,8 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqllocktest"
 )
 
-// rereading releases as newer electors do (v0.37.2): it reads the row, still
-// goes by what it believed before, and tries again on a Conflict. The elector of
-// v0.31 only writes.
+// rereading releases as newer electors do (v0.37.2): it reads the row, still goes by what it
+// believed before, and tries again on a Conflict. The elector of v0.31 only writes.
 type rereading struct {
 	resourcelock.Interface
 	begin    func() // called before the first attempt, unless nil
@@ -62,8 +61,7 @@ func isPoll(packet []byte) bool {
 	return bytes.Contains(packet, []byte("SELECT")) && bytes.Contains(packet, []byte("leader_transitions"))
 }
 
-// hazards are what client-go's elector and its LeaseLock leave open, or why they
-// do not.
+// hazards are what client-go's elector and its LeaseLock leave open, or why they do not.
 var hazards = []struct {
 	name string
 	pace pace
@@ -113,15 +111,15 @@ func TestHazardsOfTheStockElector(t *testing.T) {
 	together(t, tests...)
 }
 
-// The leader's last renewal is applied at once, but its reply takes almost as
-// long as LeaseLock allows. From then on the leader is cut off. It trusts its
-// lease from the reply on, the followers count from the renewal on.
+// The leader's last renewal is applied at once, but its reply takes almost as long as LeaseLock
+// allows. From then on the leader is cut off. It trusts its lease from the reply on, the followers
+// count from the renewal on.
 func lateSuccess(c *contest) hazardResult {
 	return late(c, mysqllocktest.ReferenceTimeout(c.pace.renewDeadline)*8/10)
 }
 
-// The same, but nothing ends the wait for the reply: then only the clock tells
-// the lock that the success is too late.
+// The same, but nothing ends the wait for the reply: then only the clock tells the lock that the
+// success is too late.
 func lateSuccessInAPause(c *contest) hazardResult {
 	network := newStubborn(c, mysqllocktest.ReferenceTimeout(c.pace.renewDeadline)*8/10, isRenewal)
 	pool := open(c, network.config(c.config))
@@ -133,8 +131,8 @@ func lateSuccessInAPause(c *contest) hazardResult {
 	return succession(c, leader, followers)
 }
 
-// Both at once: the reply is as late as a Lock allows, and the elector has
-// another operation to spend on its release.
+// Both at once: the reply is as late as a Lock allows, and the elector has another operation to
+// spend on its release.
 func lateSuccessAndRelease(c *contest) hazardResult {
 	timeout := mysqllocktest.ReferenceTimeout(c.pace.renewDeadline)
 	if c.ours {
@@ -143,8 +141,8 @@ func lateSuccessAndRelease(c *contest) hazardResult {
 	return late(c, timeout*8/10, releasing)
 }
 
-// The leader is cut off. When it could not renew in time, its elector tries to
-// release the lease first, and only then ends the work's context.
+// The leader is cut off. When it could not renew in time, its elector tries to release the lease
+// first, and only then ends the work's context.
 func releaseAtTheDeadline(c *contest) hazardResult {
 	arm := failAtNextRenewal(c.network, c.network.blackHole, nil)
 	leader := c.run(c.lock(c.proxied(), "leader"), releasing)
@@ -154,10 +152,9 @@ func releaseAtTheDeadline(c *contest) hazardResult {
 	return succession(c, leader, followers)
 }
 
-// The leader is cut off, and cancelled shortly before its deadline. Its work's
-// context ends at once, but Run doesn't return, and OnStoppedLeading isn't
-// called, before the release was given up; whoever waits for that (as
-// controller-runtime does) still holds what the next leader needs.
+// The leader is cut off, and cancelled shortly before its deadline. Its work's context ends at
+// once, but Run doesn't return, and OnStoppedLeading isn't called, before the release was given up;
+// whoever waits for that (as controller-runtime does) still holds what the next leader needs.
 func releaseWhenCancelled(c *contest) hazardResult {
 	cut := make(chan struct{})
 	arm := failAtNextRenewal(c.network, func() { c.network.blackHole(); close(cut) }, nil)
@@ -166,17 +163,16 @@ func releaseWhenCancelled(c *contest) hazardResult {
 	followers := c.follow(3)
 	arm()
 	receive(c, "the leader's next renewal", cut)
-	// The moment matters: the later the elector begins to release, the longer
-	// beyond its lease it is at it.
+	// The moment matters: the later the elector begins to release, the longer beyond its lease it
+	// is at it.
 	<-time.After(c.pace.renewDeadline - 300*time.Millisecond)
 	leader.cancel()
 	return succession(c, leader, followers)
 }
 
-// The network is slow at the last renewal, then down, then slow once more when a
-// newer elector releases: that reads the row first, and so has three operations
-// to spend beyond its deadline, not two. Lost packets stay lost here, as a
-// renewal that arrives late would be one.
+// The network is slow at the last renewal, then down, then slow once more when a newer elector
+// releases: that reads the row first, and so has three operations to spend beyond its deadline, not
+// two. Lost packets stay lost here, as a renewal that arrives late would be one.
 func releaseInTwoSteps(c *contest) hazardResult {
 	delay := mysqllocktest.ReferenceTimeout(c.pace.renewDeadline) * 8 / 10
 	if c.ours {
@@ -216,9 +212,9 @@ func releaseInTwoSteps(c *contest) hazardResult {
 	return result
 }
 
-// The leader is cut off until RenewDeadline. Its release then reaches the server,
-// and whoever polls may lead; but no reply comes, and the elector, which ends the
-// work's context after its release, still calls itself leader.
+// The leader is cut off until RenewDeadline. Its release then reaches the server, and whoever polls
+// may lead; but no reply comes, and the elector, which ends the work's context after its release,
+// still calls itself leader.
 func releaseWithoutAnAnswer(c *contest) hazardResult {
 	arm := failAtNextRenewal(c.network, c.network.blackHole, nil)
 	down := c.network.onRequest
@@ -244,10 +240,9 @@ func releaseWithoutAnAnswer(c *contest) hazardResult {
 	return succession(c, leader, followers)
 }
 
-// A leader is paused until another has taken over. When it goes on, it releases
-// a lease that isn't its own any more, and a third one begins to lead beside the
-// second. (That the first one believes in itself while it is paused can't be
-// helped, and isn't counted.)
+// A leader is paused until another has taken over. When it goes on, it releases a lease that isn't
+// its own any more, and a third one begins to lead beside the second. (That the first one believes
+// in itself while it is paused can't be helped, and isn't counted.)
 func releaseAfterTakeover(c *contest) hazardResult {
 	lock := c.lock(c.db, "leader")
 	release := &rereading{Interface: lock}
@@ -269,10 +264,9 @@ func releaseAfterTakeover(c *contest) hazardResult {
 	return o
 }
 
-// intruded tells whether one of the others begins to lead beside the successor,
-// whose next renewal is a bit late. That is only so that the hazard shows every
-// time: otherwise it is a race of the successor's renewal against the others'
-// polls.
+// intruded tells whether one of the others begins to lead beside the successor, whose next renewal
+// is a bit late. That is only so that the hazard shows every time: otherwise it is a race of the
+// successor's renewal against the others' polls.
 func intruded(c *contest, successor *contender, others []*contender) hazardResult {
 	for _, f := range others {
 		f.setPauseAfterUpdate(false)
@@ -297,9 +291,9 @@ func intruded(c *contest, successor *contender, others []*contender) hazardResul
 	return overlapped(append(others, successor)...)
 }
 
-// The lease is 1 s, and the leader renews it every 0.7 s. The renewal's second,
-// all that the bytes of LeaseLock's record show of it, stays the same for longer
-// than a second now and then, and a follower that polls often notices that.
+// The lease is 1 s, and the leader renews it every 0.7 s. The renewal's second, all that the bytes
+// of LeaseLock's record show of it, stays the same for longer than a second now and then, and a
+// follower that polls often notices that.
 func renewalsWithinASecond(c *contest) hazardResult {
 	o := keptWhileRenewed(c)
 	for range 3 {
@@ -342,16 +336,15 @@ func keptWhileRenewed(c *contest) hazardResult {
 	leader.mustEnd(c)
 	return hazardResult{
 		overlap: overlap(append(followers, leader)...),
-		// A lease that was not renewed, as the machine was busy, was lost in
-		// good order.
+		// A lease that was not renewed, as the machine was busy, was lost in good order.
 		broken: ago < c.pace.lease-200*time.Millisecond,
 		note:   fmt.Sprintf("lost %v after a renewal", ago.Round(time.Millisecond)),
 	}
 }
 
-// Two processes have one identity. client-go compares the strings, so both lead,
-// for ever and in silence. Of two Locks the second waits for the first one's
-// lease to end like any other, and says once why.
+// Two processes have one identity. client-go compares the strings, so both lead, for ever and in
+// silence. Of two Locks the second waits for the first one's lease to end like any other, and says
+// once why.
 func oneIdentity(c *contest) hazardResult {
 	first := c.run(c.lock(c.db, "twin"))
 	first.mustLead(c, 20*time.Second)
@@ -395,10 +388,10 @@ func oneIdentity(c *contest) hazardResult {
 	return o
 }
 
-// Somebody deletes the row while the leader is out of reach for a moment;
-// another candidate makes it anew. No lock below the elector can end the first
-// one's belief before its RenewDeadline: the elector doesn't ask. But what it
-// writes with Transact in that time is not committed, and tokens go on growing.
+// Somebody deletes the row while the leader is out of reach for a moment; another candidate makes
+// it anew. No lock below the elector can end the first one's belief before its RenewDeadline: the
+// elector doesn't ask. But what it writes with Transact in that time is not committed, and tokens
+// go on growing.
 func rowMadeAgain(c *contest) hazardResult {
 	work := c.arena.db
 	cutOff := make(chan struct{})
@@ -460,13 +453,12 @@ func rowMadeAgain(c *contest) hazardResult {
 	}
 }
 
-// A leader's release gets lost in the network, the leader has given up, another
-// one has taken over, and then the release arrives. It compares and swaps, so
-// that it does nothing. But versions alone can repeat: here a server is promoted
-// that lacks the last renewal, as an etcd restored from a backup does.
+// A leader's release gets lost in the network, the leader has given up, another one has taken over,
+// and then the release arrives. It compares and swaps, so that it does nothing. But versions alone
+// can repeat: here a server is promoted that lacks the last renewal, as an etcd restored from a
+// backup does.
 func lateRelease(c *contest, lostWrite bool) hazardResult {
-	// As if by a client whose clock is in the year 2100, so that versions only
-	// count up.
+	// As if by a client whose clock is in the year 2100, so that versions only count up.
 	exec(c, c.db, `INSERT INTO election_records (election_name, leader_name, last_update, leader_uid, strategy, preferred_holder, server, version)
 		VALUES (?, '', UTC_TIMESTAMP(6), '', '', '', '', 4102444800000000)`, c.election)
 	pool := c.proxied()
@@ -498,10 +490,10 @@ func lateRelease(c *contest, lostWrite bool) hazardResult {
 	return intruded(c, successor, others)
 }
 
-// The leader shares its pool with an application that begins transactions by
-// Exec: the COMMIT went to another session, or never came. So the lease is
-// written inside of a transaction, and nobody sees it. When the session ends, as
-// sessions do, all of that is gone, and a follower leads beside the leader.
+// The leader shares its pool with an application that begins transactions by Exec: the COMMIT went
+// to another session, or never came. So the lease is written inside of a transaction, and nobody
+// sees it. When the session ends, as sessions do, all of that is gone, and a follower leads beside
+// the leader.
 func openTransaction(c *contest) hazardResult {
 	pool := openOne(c, c.config, "")
 	var session int64
@@ -528,9 +520,9 @@ func openTransaction(c *contest) hazardResult {
 	return overlapped(c.contenders...)
 }
 
-// The leader shares its pool with an application that changes the session's
-// default database, and there are tables of the same names: the leader finds no
-// row, makes one and goes on, and so does whoever waited for the lease to end.
+// The leader shares its pool with an application that changes the session's default database, and
+// there are tables of the same names: the leader finds no row, makes one and goes on, and so does
+// whoever waited for the lease to end.
 func otherDefaultDatabase(c *contest) hazardResult {
 	other := newConfig(c)
 	if err := mysqllock.Migrate(c.Context(), open(c, other)); err != nil {
@@ -559,11 +551,11 @@ func otherDefaultDatabase(c *contest) hazardResult {
 	return overlapped(c.contenders...)
 }
 
-// A candidate vanishes, with neither FIN nor RST, at each packet of a takeover
-// and of a Create in turn. Whatever the server has of it by then must not be in
-// another candidate's way: a takeover that was a transaction of several packets
-// would keep its locks until the server's wait_timeout, 8 hours later.
-func TestACandidateThatIsCutOffAtAnyPacketOfATakeoverHindersNobody(t *testing.T) {
+// A candidate vanishes, with neither FIN nor RST, at each packet of a takeover and of a Create in
+// turn. Whatever the server has of it by then must not be in another candidate's way: a takeover
+// that was a transaction of several packets would keep its locks until the server's wait_timeout, 8
+// hours later.
+func TestHazardOfATakeoverThatIsCutOffAtAnyPacketHindersNobody(t *testing.T) {
 	t.Parallel()
 	db, config := newTables(t)
 	patient := mysqllock.WithOperationTimeout(time.Second) // on a busy machine
@@ -619,10 +611,10 @@ func TestACandidateThatIsCutOffAtAnyPacketOfATakeoverHindersNobody(t *testing.T)
 	}
 }
 
-// stubborn is a client's network on which the reply to one packet takes its
-// time and then arrives, whatever the client does: closing the connection does
-// not end the wait. So it is for a process that is paused while the reply is on
-// its way, and with a driver that heeds no deadline. After that it is cut off.
+// stubborn is a client's network on which the reply to one packet takes its time and then arrives,
+// whatever the client does: closing the connection does not end the wait. So it is for a process
+// that is paused while the reply is on its way, and with a driver that heeds no deadline. After
+// that it is cut off.
 type stubborn struct {
 	delay   time.Duration
 	matches func(packet []byte) bool
@@ -708,10 +700,9 @@ func (c *stubbornConn) Close() error {
 	return c.Conn.Close()
 }
 
-// Nobody told the lock the elector's timings. A tenth of this lease is five to ten
-// times as long as they leave for an operation, and the reply to the leader's last
-// renewal takes almost that long.
-func TestASuccessThatArrivesLateMakesNoSecondLeaderWithoutWithTimings(t *testing.T) {
+// Nobody told the lock the elector's timings. A tenth of this lease is five to ten times as long as
+// they leave for an operation, and the reply to the leader's last renewal takes almost that long.
+func TestHazardOfALateSuccessMakesNoSecondLeaderWithoutWithTimings(t *testing.T) {
 	t.Parallel()
 	a := newArena(t)
 	p := pace{10 * time.Second, 9600 * time.Millisecond, 200 * time.Millisecond}

@@ -14,9 +14,8 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// A statement that a lock gave up goes on at the server: it may be applied
-// seconds later, or never. Here it waits for a row that another session holds,
-// and the tests decide what becomes of it.
+// A statement that a lock gave up goes on at the server: it may be applied seconds later, or never.
+// Here it waits for a row that another session holds, and the tests decide what becomes of it.
 
 // lateServer is one election's tables, seen by an administrator.
 type lateServer struct {
@@ -38,8 +37,8 @@ func (s *lateServer) lock(identity string) *mysqllock.Lock {
 	return newLock(s.t, s.pool, s.election, identity, unhurried)
 }
 
-// hold locks the row of a table, as an open transaction on a person's console
-// does, until the returned function ends it.
+// hold locks the row of a table, as an open transaction on a person's console does, until the
+// returned function ends it.
 func (s *lateServer) hold(table string) (letGo func()) {
 	s.t.Helper()
 	tx, err := s.db.BeginTx(context.Background(), nil)
@@ -59,8 +58,8 @@ func (s *lateServer) hold(table string) (letGo func()) {
 	}
 }
 
-// abandoned are the sessions in which an UPDATE of the tables is still under
-// way. Those that only wait for the next statement have none.
+// abandoned are the sessions in which an UPDATE of the tables is still under way. Those that only
+// wait for the next statement have none.
 func (s *lateServer) abandoned() (ids []int64) {
 	s.t.Helper()
 	rows, err := s.db.QueryContext(s.t.Context(), `SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND info LIKE 'UPDATE %election!_%' ESCAPE '!'`)
@@ -81,8 +80,8 @@ func (s *lateServer) abandoned() (ids []int64) {
 	return ids
 }
 
-// givesUp runs an operation and ends its context as soon as its statement waits
-// at the server, as a deadline would, but on a slow machine not earlier.
+// givesUp runs an operation and ends its context as soon as its statement waits at the server, as a
+// deadline would, but on a slow machine not earlier.
 func (s *lateServer) givesUp(what string, f func(context.Context) error) {
 	s.t.Helper()
 	ctx, cancel := context.WithCancel(s.t.Context())
@@ -100,8 +99,8 @@ func (s *lateServer) givesUp(what string, f func(context.Context) error) {
 	}
 }
 
-// settle lets the row go and waits until the abandoned statement has ended. It
-// tells whether the server applied it.
+// settle lets the row go and waits until the abandoned statement has ended. It tells whether the
+// server applied it.
 func (s *lateServer) settle(letGo func()) (applied bool) {
 	s.t.Helper()
 	before := readRow(s.t, s.db, s.election).Version
@@ -149,7 +148,7 @@ func (s *lateServer) token(lock *mysqllock.Lock) int64 {
 	return token
 }
 
-func TestARenewalThatWasGivenUpDoesNotEndTheTerm(t *testing.T) {
+func TestLateRenewalThatWasGivenUpDoesNotEndTheTerm(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		// end is what becomes of the abandoned renewal.
@@ -190,7 +189,7 @@ func TestARenewalThatWasGivenUpDoesNotEndTheTerm(t *testing.T) {
 	}
 }
 
-func TestARenewalThatIsAppliedBetweenGetAndUpdateIsAConflictAndTheTermGoesOn(t *testing.T) {
+func TestLateRenewalThatIsAppliedBetweenGetAndUpdateIsAConflictAndTheTermGoesOn(t *testing.T) {
 	for _, get := range []bool{true, false} {
 		t.Run(fmt.Sprintf("Get before: %v", get), func(t *testing.T) {
 			s := newLateServer(t)
@@ -224,7 +223,7 @@ func TestARenewalThatIsAppliedBetweenGetAndUpdateIsAConflictAndTheTermGoesOn(t *
 	}
 }
 
-func TestATakeoverWhoseReplyWasLostIsFollowedByAFurtherTerm(t *testing.T) {
+func TestLateTakeoverWhoseReplyWasLostIsFollowedByAFurtherTerm(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		killed bool
@@ -278,9 +277,9 @@ func TestATakeoverWhoseReplyWasLostIsFollowedByAFurtherTerm(t *testing.T) {
 	}
 }
 
-// Two takeovers of one candidate are under way: whichever comes first, the
-// candidate ends up with the token that is in the table, or with none.
-func TestATakeoverThatIsTriedAgainWhileTheFirstIsStillUnderWay(t *testing.T) {
+// Two takeovers of one candidate are under way: whichever comes first, the candidate ends up with
+// the token that is in the table, or with none.
+func TestLateTakeoverThatIsStillUnderWayWhenItIsTriedAgain(t *testing.T) {
 	s := newLateServer(t)
 	former, lock := s.lock("a"), s.lock("b")
 	if err := former.Create(t.Context(), record("a")); err != nil {
@@ -302,9 +301,9 @@ func TestATakeoverThatIsTriedAgainWhileTheFirstIsStillUnderWay(t *testing.T) {
 	s.token(lock)
 }
 
-// The insert was applied, the takeover was not: anybody may take the election,
-// its creator included.
-func TestACreateThatEndedHalfwayLeavesAnElectionThatAnyoneCanTake(t *testing.T) {
+// The insert was applied, the takeover was not: anybody may take the election, its creator
+// included.
+func TestLateCreateThatEndedHalfwayLeavesAnElectionThatAnyoneCanTake(t *testing.T) {
 	for _, who := range []string{"a", "b"} {
 		t.Run(who, func(t *testing.T) {
 			s := newLateServer(t)
@@ -329,10 +328,9 @@ func TestACreateThatEndedHalfwayLeavesAnElectionThatAnyoneCanTake(t *testing.T) 
 	}
 }
 
-// The elector has given up, and its work was told to end. A renewal that was
-// under way may still be applied, but its success must not make a leader again of
-// a candidate that has no work any more.
-func TestARenewalUnderWayDoesNotBringBackATermThatStoppedLeadingEnded(t *testing.T) {
+// The elector has given up, and its work was told to end. A renewal that was under way may still be
+// applied, but its success must not make a leader again of a candidate that has no work any more.
+func TestLateRenewalDoesNotBringBackATermThatStoppedLeadingEnded(t *testing.T) {
 	t.Parallel()
 	db, config := newTables(t)
 	network := newProxy(t, config.Addr)
@@ -372,9 +370,9 @@ func TestARenewalUnderWayDoesNotBringBackATermThatStoppedLeadingEnded(t *testing
 	}
 }
 
-// Followers may count from the moment that a renewal was sent, so that a slow reply must not lengthen
-// the leader's trust.
-func TestTermCountsFromTheSendOfItsRenewals(t *testing.T) {
+// Followers may count from the moment that a renewal was sent, so that a slow reply must not
+// lengthen the leader's trust.
+func TestLateReplyDoesNotLengthenALeadersTrust(t *testing.T) {
 	t.Parallel()
 	_, config := newTables(t)
 	network := newProxy(t, config.Addr)

@@ -20,9 +20,9 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// An older library beside this one: its tables lack the columns until somebody migrates, and then its
-// statements go on working.
-func TestReadinessColumnsAreAddedUnderCandidatesOfAnEarlierVersion(t *testing.T) {
+// An older library beside this one: its tables lack the columns until somebody migrates, and then
+// its statements go on working.
+func TestMigrateAddsColumnsUnderCandidatesOfAnEarlierVersion(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	exec(t, db, `ALTER TABLE election_records DROP COLUMN ready, DROP COLUMN step_down_uid`)
@@ -80,8 +80,8 @@ func findingsText(findings []mysqllock.Finding) string {
 	return strings.Join(texts, "\n")
 }
 
-// statementOf is the one of Schema that makes a table, with the lines of some
-// columns, or of its "PRIMARY", replaced: "" leaves one out.
+// statementOf is the one of Schema that makes a table, with the lines of some columns, or of its
+// "PRIMARY", replaced: "" leaves one out.
 func statementOf(t testing.TB, name string, lines map[string]string) string {
 	t.Helper()
 	for _, s := range byHand() {
@@ -169,7 +169,7 @@ func TestMigrateWithoutCreateSaysWhatToGrant(t *testing.T) {
 	}
 }
 
-func TestTwentyReplicasMigrateAtOnce(t *testing.T) {
+func TestMigrateOfTwentyReplicasAtOnce(t *testing.T) {
 	t.Parallel()
 	want := freshDefinition(t)
 	for _, c := range []struct {
@@ -225,7 +225,7 @@ func TestTwentyReplicasMigrateAtOnce(t *testing.T) {
 	}
 }
 
-func TestTablesThatSchemaMadeByHandAreCurrent(t *testing.T) {
+func TestMigrateFindsTablesThatSchemaMadeByHandCurrent(t *testing.T) {
 	t.Parallel()
 	fresh, config := newTables(t)
 	want := definition(t, fresh)
@@ -527,8 +527,8 @@ func TestMigrateSaysWhatIsMissing(t *testing.T) {
 	}
 }
 
-// A description takes three queries. Another replica's upgrade between two of
-// them made half of it v0's and half of it current: "not this library's".
+// A description takes three queries. Another replica's upgrade between two of them made half of it
+// v0's and half of it current: "not this library's".
 func TestMigrateIsNotConfusedByAnUpgradeWhileItLooks(t *testing.T) {
 	t.Parallel()
 	for _, between := range []string{"information_schema.COLUMNS", "information_schema.STATISTICS"} {
@@ -601,8 +601,8 @@ func TestMigrateWaitsForAnotherReplica(t *testing.T) {
 	}
 }
 
-// A session that waits for a table keeps every later one from it: one that
-// Migrate abandoned would stop all candidates until the table is free.
+// A session that waits for a table keeps every later one from it: one that Migrate abandoned would
+// stop all candidates until the table is free.
 func TestMigrateThatIsCancelledLeavesNoLockBehind(t *testing.T) {
 	t.Parallel()
 	plain := func(t testing.TB, config *mysql.Config) *sql.DB {
@@ -722,7 +722,7 @@ func TestMigrateThatIsInterruptedAnywhereLosesNothing(t *testing.T) {
 	}
 }
 
-func TestSchemaIsWhatMigrateRuns(t *testing.T) {
+func TestMigrateRunsSchema(t *testing.T) {
 	t.Parallel()
 	var sent []string
 	config := newConfig(t)

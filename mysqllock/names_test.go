@@ -20,9 +20,9 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// Names are values, never SQL, however a session reads quotes and backslashes;
-// and two names are one only if all their bytes are the same.
-func TestEveryNameIsAPlainNameAndAnElectionOfItsOwn(t *testing.T) {
+// Names are values, never SQL, however a session reads quotes and backslashes; and two names are
+// one only if all their bytes are the same.
+func TestNameIsPlainAndAnElectionOfItsOwn(t *testing.T) {
 	names := []string{
 		`'`, `''`, `\`, `\\`, `\'`, `\\'`, `"`, "`", `x' OR '1'='1`, `x'; DROP TABLE election_records; -- x`, `x\'; DELETE FROM election_records; -- x`,
 		`x" OR ""="`, `/*`, `*/`, `/* x */`, `--`, `#`, `;`, `?`, `??`, `%`, `_`, `%s%d%v%!`, `{records}`, `{text}`, `{session}`, `$1`, `:name`, `@@autocommit`,
@@ -90,7 +90,7 @@ func swallowers(t testing.TB, config *mysql.Config, charset string) (db *sql.DB,
 }
 
 // The driver refuses collations that make its quoting unsafe, not character sets.
-func TestANameIsNeverSQLInASessionWhoseCharacterSetMakesQuotingUnsafe(t *testing.T) {
+func TestNameIsNeverSQLInASessionWhoseCharacterSetMakesQuotingUnsafe(t *testing.T) {
 	t.Parallel()
 	admin, config := newTables(t)
 	for _, charset := range []string{"gbk", "sjis", "cp932", "big5", "gb18030"} {
@@ -165,7 +165,7 @@ func testUnsafeQuoting(t *testing.T, admin, db *sql.DB, config *mysql.Config, ch
 }
 
 // The connection's own database may have a name that WithDatabase would refuse.
-func TestTheNameOfTheConnectionsDatabaseIsNeverSQL(t *testing.T) {
+func TestNameOfTheConnectionsDatabaseIsNeverSQL(t *testing.T) {
 	t.Parallel()
 	config := newConfig(t)
 	admin := open(t, config)
@@ -192,9 +192,9 @@ func TestTheNameOfTheConnectionsDatabaseIsNeverSQL(t *testing.T) {
 	}
 }
 
-// Names beyond ASCII travel in another way than others. They must lock no more
-// rows than their own, and find them by the key.
-func TestAnElectionBeyondASCIILocksItsOwnRowsOnly(t *testing.T) {
+// Names non-ASCII travel in another way than others. They must lock no more rows than their own,
+// and find them by the key.
+func TestNameThatIsNonASCIILocksItsOwnRowsOnly(t *testing.T) {
 	t.Parallel()
 	admin, config := newTables(t)
 	db := openDSN(t, config, "innodb_lock_wait_timeout=1")
@@ -230,11 +230,11 @@ func TestAnElectionBeyondASCIILocksItsOwnRowsOnly(t *testing.T) {
 	}
 }
 
-// alike are pairs of names that some collation, normalisation, trimming or
-// character set takes for one.
+// alike are pairs of names that some collation, normalisation, trimming or character set takes for
+// one.
 var alike = []struct{ what, a, b string }{
 	{"case", "ns/Leader", "ns/leader"},
-	{"case beyond ASCII", "ÄPFEL", "äpfel"},
+	{"case non-ASCII", "ÄPFEL", "äpfel"},
 	{"Turkish case", "I", "ı"},
 	{"sharp s", "straße", "strasse"},
 	{"capital sharp s", "STRAẞE", "STRASSE"},
@@ -337,7 +337,7 @@ func TestNamesThatLookAlikeAreElectionsOfTheirOwn(t *testing.T) {
 }
 
 // A name and what becomes of it by one change of one character.
-func TestAnyTwoNamesAreTwoElections(t *testing.T) {
+func TestNamesThatDifferAreTwoElections(t *testing.T) {
 	db, _ := newTables(t)
 	rapid.Check(t, func(rt *rapid.T) {
 		name := validName.Draw(rt, "name")
@@ -363,7 +363,7 @@ func TestAnyTwoNamesAreTwoElections(t *testing.T) {
 	})
 }
 
-func TestFurtherNamesOfARecordAreNeverGarbledByASessionsCharacterSet(t *testing.T) {
+func TestNamesInARecordAreNeverGarbledByASessionsCharacterSet(t *testing.T) {
 	admin, config := newTables(t)
 	const far = "日本 é"
 	for _, parameters := range []string{"charset=latin1", "charset=latin1&interpolateParams=true"} {

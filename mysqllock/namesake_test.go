@@ -15,9 +15,9 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// ErrDuplicateIdentity tells why a compare-and-swap was lost, and the elector
-// still sees the Conflict that it knows.
-func TestACompareAndSwapLostToATwinSaysSo(t *testing.T) {
+// ErrDuplicateIdentity tells why a compare-and-swap was lost, and the elector still sees the
+// Conflict that it knows.
+func TestNamesakeThatWonACompareAndSwapIsNamed(t *testing.T) {
 	db, _ := newTables(t)
 	first, second, stranger := newLock(t, db, "e", "twin"), newLock(t, db, "e", "twin"), newLock(t, db, "e", "stranger")
 	takeOver(t, first)
@@ -33,13 +33,13 @@ func TestACompareAndSwapLostToATwinSaysSo(t *testing.T) {
 	}
 }
 
-func TestARestartedCandidateOfTheSameIdentityResumesAtOnce(t *testing.T) {
+func TestNamesakeThatWasRestartedResumesAtOnce(t *testing.T) {
 	t.Parallel()
 	db, config := newTables(t)
 	work := newLedger(t, config)
 	c := cadence{time.Minute, 40 * time.Second, 2 * time.Second}
-	// The process that is gone, though it doesn't know: nobody told its Lock
-	// that its term has ended.
+	// The process that is gone, though it doesn't know: nobody told its Lock that its term has
+	// ended.
 	old := newLock(t, db, "e", "web-0", c.option(), mysqllock.WithSameIdentityTakeover())
 	held := c.record("web-0")
 	held.LeaderTransitions = 7
@@ -89,7 +89,7 @@ func TestARestartedCandidateOfTheSameIdentityResumesAtOnce(t *testing.T) {
 	}
 }
 
-func TestTwoProcessesThatTakeOverFromEachOtherUnderOneNameNeverBothHold(t *testing.T) {
+func TestNamesakesThatTakeOverFromEachOtherNeverBothHold(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	takeOver(t, newLock(t, db, "e", "a"))
@@ -163,9 +163,8 @@ func TestTwoProcessesThatTakeOverFromEachOtherUnderOneNameNeverBothHold(t *testi
 	t.Logf("wins: %v", wins)
 }
 
-// updateUncontended is an Update that is tried again as long as the other
-// candidate has the fence row locked: such an Update has changed nothing, and
-// its elector would try again as well.
+// updateUncontended is an Update that is tried again as long as the other candidate has the fence
+// row locked: such an Update has changed nothing, and its elector would try again as well.
 func updateUncontended(ctx context.Context, l *mysqllock.Lock) error {
 	for {
 		err := l.Update(ctx, record(l.Identity()))
@@ -181,9 +180,9 @@ func isContention(err error) bool {
 	return errors.As(err, &e) && (e.Number == 1205 || e.Number == 3572)
 }
 
-// Of two live processes under one name the one whose term has passed learns it
-// by its next renewal, and its transactions are refused before.
-func TestALeaderWhoseNamesakeTookOverHoldsNothing(t *testing.T) {
+// Of two live processes under one name the one whose term has passed learns it by its next renewal,
+// and its transactions are refused before.
+func TestNamesakeThatTookOverLeavesTheLeaderNothing(t *testing.T) {
 	t.Parallel()
 	db, config := newTables(t)
 	work := newLedger(t, config)
@@ -209,7 +208,7 @@ func TestALeaderWhoseNamesakeTookOverHoldsNothing(t *testing.T) {
 	wantLedger(t, work, "second")
 }
 
-func TestWithoutTheOptionANamesakesLeaseReadsAsSomeoneElses(t *testing.T) {
+func TestNamesakesLeaseReadsAsSomeoneElsesWithoutTheOption(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	takeOver(t, newLock(t, db, "e", "a"))

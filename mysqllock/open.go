@@ -60,7 +60,7 @@ const lockWait = "1"
 //     the server their text every few seconds. They are sent as text where a
 //     proxy, or max_prepared_stmt_count, refuses that. In a pool of your own
 //     nothing is kept prepared.
-//   - The character set utf8mb4: names beyond ASCII are others in another one,
+//   - The character set utf8mb4: names non-ASCII are others in another one,
 //     and interpolation is open to injection in some (gbk, sjis, big5). Collation
 //     goes, as do character_set_* and collation_connection among the Params.
 //   - autocommit=1: a lock refuses a session without, and the server's

@@ -130,9 +130,9 @@ func TestOpenSendsTheDriversMessagesToKlog(t *testing.T) {
 	}
 }
 
-func TestAPoolOutlivesAServerThatAcceptsAndNeverAnswers(t *testing.T) {
-	// database/sql connects in the name of those who wait for the pool, without
-	// a deadline: attempts that hang would take the pool's places for ever.
+func TestOpenMakesAPoolThatOutlivesAServerThatAcceptsAndNeverAnswers(t *testing.T) {
+	// database/sql connects in the name of those who wait for the pool, without a deadline:
+	// attempts that hang would take the pool's places for ever.
 	var answering atomic.Bool
 	fake := &fakeServer{plugin: "mysql_native_password"}
 	var mute []net.Conn
@@ -202,8 +202,8 @@ func TestOpenSaysThatConnectingTookTooLong(t *testing.T) {
 	}
 }
 
-// TestOpenOnARealServer has a server of its own, with a certificate, as its
-// parts change global variables.
+// TestOpenOnARealServer has a server of its own, with a certificate, as its parts change global
+// variables.
 func TestOpenOnARealServer(t *testing.T) {
 	pki := newPKI(t)
 	server, config := ownServer(t, "--ssl-ca="+pki.ca, "--ssl-cert="+pki.serverCert, "--ssl-key="+pki.serverKey)

@@ -12,7 +12,7 @@ import (
 // maxPrepared bounds what one connection keeps prepared: a server allows 16,382
 // statements in all (max_prepared_stmt_count). An application has a poll and a
 // renewal for each database of WithDatabase, with and without WithServerClock,
-// and others if some names are beyond ASCII.
+// and others if some names are non-ASCII.
 const maxPrepared = 8
 
 // keptTexts has the statements that electors send every few seconds.

@@ -62,7 +62,7 @@ func (d *drain) wantCalls(t testing.TB, n int) {
 	}
 }
 
-func TestWorkInHandEndsBeforeTheLeaseIsReleased(t *testing.T) {
+func TestReleaseComesAfterTheEndOfTheWorkInHand(t *testing.T) {
 	t.Parallel()
 	db, config := newTables(t)
 	work := newLedger(t, config)
@@ -111,7 +111,7 @@ func TestWorkInHandEndsBeforeTheLeaseIsReleased(t *testing.T) {
 	}
 }
 
-func TestDrainingEndsOneOperationBeforeTheLease(t *testing.T) {
+func TestReleaseLeavesDrainingUntilOneOperationBeforeTheLeasesEnd(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	for _, test := range []struct {
@@ -182,9 +182,9 @@ func (r *renewalTimes) Update(ctx context.Context, record resourcelock.LeaderEle
 	return err
 }
 
-// An elector that could not renew until RenewDeadline gives the release a
-// RenewDeadline more, which is longer than its lease.
-func TestDrainingEndsBeforeTheLeaseAlsoAfterAnOutage(t *testing.T) {
+// An elector that could not renew until RenewDeadline gives the release a RenewDeadline more, which
+// is longer than its lease.
+func TestReleaseLeavesDrainingUntilTheLeasesEndAlsoAfterAnOutage(t *testing.T) {
 	t.Parallel()
 	db, config := newTables(t)
 	network := newProxy(t, config.Addr)
@@ -217,9 +217,9 @@ func TestDrainingEndsBeforeTheLeaseAlsoAfterAnOutage(t *testing.T) {
 	}
 }
 
-// The release that was not written must not be tried again by client-go, and
-// the next candidate has to wait as for any leader that is gone.
-func TestALeaseIsLeftToExpireWhenDrainingFailsOrTakesTooLong(t *testing.T) {
+// The release that was not written must not be tried again by client-go, and the next candidate has
+// to wait as for any leader that is gone.
+func TestReleaseIsRefusedWhenDrainingFailsOrTakesTooLong(t *testing.T) {
 	t.Parallel()
 	failure := errors.New("the queue did not drain")
 	ended := make(chan struct{})
@@ -284,7 +284,7 @@ func TestALeaseIsLeftToExpireWhenDrainingFailsOrTakesTooLong(t *testing.T) {
 }
 
 // Its work has ended, so that nobody else can begin too early.
-func TestALeaseIsReleasedAfterDrainingForLongerThanRenewDeadline(t *testing.T) {
+func TestReleaseMayFollowDrainingForLongerThanRenewDeadline(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	c := cadence{4 * time.Second, 1200 * time.Millisecond, 200 * time.Millisecond}
@@ -301,7 +301,7 @@ func TestALeaseIsReleasedAfterDrainingForLongerThanRenewDeadline(t *testing.T) {
 	}
 }
 
-func TestNothingIsDrainedByACandidateThatDoesNotLead(t *testing.T) {
+func TestReleaseDrainsNothingOfACandidateThatDoesNotLead(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	c := cadence{2 * time.Second, 1200 * time.Millisecond, 200 * time.Millisecond}
@@ -350,7 +350,7 @@ func TestNothingIsDrainedByACandidateThatDoesNotLead(t *testing.T) {
 }
 
 // It can't know; but the fence does, and the successor's lease stays.
-func TestADrainOfALeaderThatWasTakenOverUnnoticedWritesNothing(t *testing.T) {
+func TestReleaseAfterADrainOfALeaderThatWasTakenOverWritesNothing(t *testing.T) {
 	t.Parallel()
 	db, config := newTables(t)
 	work := newLedger(t, config)
@@ -375,7 +375,7 @@ func TestADrainOfALeaderThatWasTakenOverUnnoticedWritesNothing(t *testing.T) {
 	}
 }
 
-func TestWorkIsDrainedOnceATermAlsoWhenTheReleaseIsTriedAgain(t *testing.T) {
+func TestReleaseDrainsOnceATermAlsoWhenItIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	db, config := newTables(t)
 	network := newProxy(t, config.Addr)
@@ -406,9 +406,9 @@ func TestWorkIsDrainedOnceATermAlsoWhenTheReleaseIsTriedAgain(t *testing.T) {
 	d.wantCalls(t, 2)
 }
 
-// A leader that lost sight of its row, which was its own all the same, has work
-// that nobody ended: the token ended, and the function wasn't due.
-func TestALeaseThatWasOutOfSightIsNotReleasedUndrained(t *testing.T) {
+// A leader that lost sight of its row, which was its own all the same, has work that nobody ended:
+// the token ended, and the function wasn't due.
+func TestReleaseOfALeaseThatWasOutOfSightIsRefusedUndrained(t *testing.T) {
 	t.Parallel()
 	db, config := newTables(t)
 	network := newProxy(t, config.Addr)
@@ -451,7 +451,7 @@ func TestALeaseThatWasOutOfSightIsNotReleasedUndrained(t *testing.T) {
 	d.wantCalls(t, 1)
 }
 
-func TestANilFunctionBeforeTheReleaseIsRefused(t *testing.T) {
+func TestReleaseOptionRefusesANilFunction(t *testing.T) {
 	db, _ := newTables(t)
 	_, err := mysqllock.New(db, "e", resourcelock.ResourceLockConfig{Identity: "a"}, mysqllock.WithBeforeRelease(nil))
 	const want = `mysqllock: new "e": WithBeforeRelease: the function is nil`
@@ -460,9 +460,9 @@ func TestANilFunctionBeforeTheReleaseIsRefused(t *testing.T) {
 	}
 }
 
-// An elector that gave up ends its work after the release only, so that a
-// release would let a successor begin too early.
-func TestALeaseThatWasNotRenewedForRenewDeadlineIsLeftToExpire(t *testing.T) {
+// An elector that gave up ends its work after the release only, so that a release would let a
+// successor begin too early.
+func TestReleaseOfALeaseThatWasNotRenewedForRenewDeadlineIsRefused(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	for _, c := range []struct {
@@ -478,7 +478,8 @@ func TestALeaseThatWasNotRenewedForRenewDeadlineIsLeftToExpire(t *testing.T) {
 			early, late := newLock(t, db, c.name+", early", "a", c.opts...), newLock(t, db, c.name+", late", "a", c.opts...)
 			began := time.Now()
 			mustSucceed(t, "Create", create(t.Context(), late, recordFor("a", 10)))
-			// Fixed times, here and below: a renewal is late by the clock alone, and no condition tells that it is.
+			// Fixed times, here and below: a renewal is late by the clock alone, and no condition
+			// tells that it is.
 			time.Sleep(c.limit * 6 / 10)
 			mustSucceed(t, "Create", create(t.Context(), early, recordFor("a", 10)))
 			time.Sleep(time.Until(began.Add(c.limit + 50*time.Millisecond))) // a fixed time, as above
@@ -497,10 +498,9 @@ func TestALeaseThatWasNotRenewedForRenewDeadlineIsLeftToExpire(t *testing.T) {
 	}
 }
 
-// A release was given up and is on its way still when the row is deleted and
-// the same Lock makes it again: with versions that count from 1 again, it would
-// end the new term.
-func TestAnAbandonedReleaseDoesNotEndATermOfARowThatWasMadeAgain(t *testing.T) {
+// A release was given up and is on its way still when the row is deleted and the same Lock makes it
+// again: with versions that count from 1 again, it would end the new term.
+func TestReleaseThatWasAbandonedEndsNoTermOfARowThatWasMadeAgain(t *testing.T) {
 	db, config := newTables(t)
 	network := newProxy(t, config.Addr)
 	// The Lock's first connection is the one that fails.
@@ -553,7 +553,7 @@ func TestAnAbandonedReleaseDoesNotEndATermOfARowThatWasMadeAgain(t *testing.T) {
 	}
 }
 
-func TestAReleaseThatWasGivenUpEndsTheTerm(t *testing.T) {
+func TestReleaseThatWasGivenUpEndsTheTerm(t *testing.T) {
 	s := newLateServer(t)
 	lock := s.lock("a")
 	if err := lock.Create(t.Context(), record("a")); err != nil {
@@ -580,7 +580,7 @@ func TestAReleaseThatWasGivenUpEndsTheTerm(t *testing.T) {
 	}
 }
 
-func TestAReleaseFindsItsOwnLateRenewal(t *testing.T) {
+func TestReleaseFindsItsOwnLateRenewal(t *testing.T) {
 	s := newLateServer(t)
 	lock := s.lock("a")
 	if err := lock.Create(t.Context(), record("a")); err != nil {
@@ -597,10 +597,9 @@ func TestAReleaseFindsItsOwnLateRenewal(t *testing.T) {
 	}
 }
 
-// An elector calls itself leader until its release has returned, so that a
-// release which got no answer must not take longer than the lease, even where an
-// operation may.
-func TestAReleaseEndsWithTheLeaseHoweverLongAnOperationMayTake(t *testing.T) {
+// An elector calls itself leader until its release has returned, so that a release which got no
+// answer must not take longer than the lease, even where an operation may.
+func TestReleaseEndsWithTheLeaseHoweverLongAnOperationMayTake(t *testing.T) {
 	t.Parallel()
 	_, config := newTables(t)
 	network := newProxy(t, config.Addr)

@@ -13,9 +13,9 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// wantRemedy makes calls that a server must refuse with one of these numbers, and
-// looks for the remedy in what the lock says and in what Preflight does. Both say
-// what was refused, and give no other advice.
+// wantRemedy makes calls that a server must refuse with one of these numbers, and looks for the
+// remedy in what the lock says and in what Preflight does. Both say what was refused, and give no
+// other advice.
 func wantRemedy(t *testing.T, db *sql.DB, remedy string, numbers ...uint16) {
 	t.Helper()
 	isRefusal := func(what string, err error) {
@@ -42,7 +42,7 @@ func wantRemedy(t *testing.T, db *sql.DB, remedy string, numbers ...uint16) {
 	}
 }
 
-func TestARefusedAccountIsToldTheRemedy(t *testing.T) {
+func TestErrorOfARefusedAccountHasTheRemedy(t *testing.T) {
 	t.Parallel()
 	admin, config := newTables(t)
 	for _, c := range []struct {
@@ -74,7 +74,7 @@ func TestARefusedAccountIsToldTheRemedy(t *testing.T) {
 	}
 }
 
-func TestWhoeverAServersSettingsRefuseIsToldTheRemedy(t *testing.T) {
+func TestErrorOfAServersSettingsHasTheRemedy(t *testing.T) {
 	t.Parallel()
 	_, config := ownServer(t, "--log-bin=b", "--server-id=7")
 	admin := openOne(t, config, "")

@@ -23,8 +23,8 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// wantNothingSecret looks for what no text may have in it: the account's
-// password, its user but where a server refuses it, the server's address, a DSN.
+// wantNothingSecret looks for what no text may have in it: the account's password, its user but
+// where a server refuses it, the server's address, a DSN.
 func wantNothingSecret(t *testing.T, what, text string, config *mysql.Config) {
 	t.Helper()
 	refused := regexp.MustCompile(`(Access|command) denied (for|to) user '` + regexp.QuoteMeta(config.User) + `'@'\.\.\.'`)
@@ -40,9 +40,9 @@ func wantNothingSecret(t *testing.T, what, text string, config *mysql.Config) {
 	}
 }
 
-// Whatever is wrong with a database, each function of the package says so, and
-// nothing that whoever reads logs must not know.
-func TestNoFunctionsErrorHasASecretInIt(t *testing.T) {
+// Whatever is wrong with a database, each function of the package says so, and nothing that whoever
+// reads logs must not know.
+func TestSecretIsInNoFunctionsError(t *testing.T) {
 	admin, config := newTables(t)
 	leader := newLock(t, admin, "leader", "a")
 	takeOver(t, leader)
@@ -129,7 +129,7 @@ func TestNoFunctionsErrorHasASecretInIt(t *testing.T) {
 }
 
 // What a server tells about an account has the hash of its password in it.
-func TestPreflightShowsNoPasswordHash(t *testing.T) {
+func TestSecretPasswordHashIsNotShownByPreflight(t *testing.T) {
 	_, config := newTables(t)
 	account := newAccount(t, config, ordinary...)
 	admin := open(t, config)
@@ -175,9 +175,8 @@ func campaignAgain(t testing.TB, lock *mysqllock.Lock, timings electorTimings) (
 	return stop
 }
 
-// Two candidates at the highest verbosity of klog through all that can happen to
-// their database.
-func TestAnElectionWithOutagesLogsNothingSecret(t *testing.T) {
+// Two candidates at the highest verbosity of klog through all that can happen to their database.
+func TestSecretIsInNoLogOfAnElectionWithOutages(t *testing.T) {
 	admin, config := newTables(t)
 	account := newAccount(t, config, ordinary...)
 	network := newProxy(t, account.Addr)
@@ -268,7 +267,7 @@ func TestAnElectionWithOutagesLogsNothingSecret(t *testing.T) {
 }
 
 // What a server says is shown, but for addresses.
-func TestAServersWordsAreShownWithoutAddresses(t *testing.T) {
+func TestSecretAddressesAreLeftOutOfAServersWords(t *testing.T) {
 	for words, want := range map[string]string{
 		"dial tcp 10.9.8.7:15999: connect: connection refused":        "dial tcp ...: connect: connection refused",
 		"no backend at [fe80::1%eth0]:3306, 2001:db8::7 or ::1":       "no backend at ..., ... or ...",
@@ -301,7 +300,7 @@ func TestAServersWordsAreShownWithoutAddresses(t *testing.T) {
 	}
 }
 
-func TestNoAddressInAServersWordsIsShown(t *testing.T) {
+func TestSecretAddressIsShownNowhereInAServersWords(t *testing.T) {
 	label := rapid.StringMatching(`[a-z][a-z0-9]{0,5}(-[a-z0-9]{1,5})?`)
 	port := rapid.Map(rapid.IntRange(1000, 65535), strconv.Itoa)
 	bytesOf := func(n int) *rapid.Generator[[]byte] { return rapid.SliceOfN(rapid.Byte(), n, n) }

@@ -40,8 +40,8 @@ type stockCandidate struct {
 	cancel  context.CancelFunc
 }
 
-// startStock runs an elector until stop or the end of the test. Without
-// releaseOnCancel that is how a process dies: its lease stays.
+// startStock runs an elector until stop or the end of the test. Without releaseOnCancel that is how
+// a process dies: its lease stays.
 func startStock(t testing.TB, lock resourcelock.Interface, c cadence, releaseOnCancel bool) *stockCandidate {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -112,9 +112,9 @@ func uptime(t testing.TB, db *sql.DB) time.Duration {
 	return time.Duration(seconds) * time.Second
 }
 
-// waitForUptime waits until the server has been up since before a row of that
-// age was written, with some to spare, as the uptime is whole seconds. Without
-// that a row which is made older than it is would be one of before a restart.
+// waitForUptime waits until the server has been up since before a row of that age was written, with
+// some to spare, as the uptime is whole seconds. Without that a row which is made older than it is
+// would be one of before a restart.
 func waitForUptime(t testing.TB, db *sql.DB, age time.Duration) {
 	t.Helper()
 	eventually(t, age+30*time.Second, "the server is old enough", func() bool { return uptime(t, db) > age+3*time.Second })
@@ -147,7 +147,7 @@ func holderSeenBy(t testing.TB, lock *mysqllock.Lock) string {
 	return r.HolderIdentity
 }
 
-func TestAColdStartTakesAFewRetriesInsteadOfALease(t *testing.T) {
+func TestServerClockMakesAColdStartTakeAFewRetriesInsteadOfALease(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	waitForUptime(t, db, 0)
@@ -187,9 +187,9 @@ func TestAColdStartTakesAFewRetriesInsteadOfALease(t *testing.T) {
 	}
 }
 
-// A server's clock that steps forward makes every row look old at once: two
-// believed leaders for 2.2 s, when a first look was enough.
-func TestALiveLeaderWhoseRowLooksExpiredIsNotTakenOver(t *testing.T) {
+// A server's clock that steps forward makes every row look old at once: two believed leaders for
+// 2.2 s, when a first look was enough.
+func TestServerClockTakesOverNoLiveLeaderWhoseRowLooksExpired(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	c := cadence{5 * time.Second, 2500 * time.Millisecond, time.Second}
@@ -250,9 +250,9 @@ func TestALiveLeaderWhoseRowLooksExpiredIsNotTakenOver(t *testing.T) {
 	eventually(t, 10*time.Second, "the row of a leader that renews no more is presented as released", func() bool { return holderSeenBy(t, watcher) == "" })
 }
 
-// After a failover or a restart the server's clock may have jumped, so that it
-// can't tell how old the row is.
-func TestARowOfAnotherServerOrOfBeforeARestartIsLeftToObservation(t *testing.T) {
+// After a failover or a restart the server's clock may have jumped, so that it can't tell how old
+// the row is.
+func TestServerClockLeavesARowOfAnotherServerOrOfBeforeARestartToObservation(t *testing.T) {
 	t.Parallel()
 	own, config := ownServer(t)
 	c := cadence{2 * time.Second, 1200 * time.Millisecond, 200 * time.Millisecond}
@@ -362,7 +362,7 @@ func copyElection(t testing.TB, from, to *sql.DB, election string) {
 	}
 }
 
-func TestTheServersClockSaysNothingOfOnesOwnLeaseAndOfAReleasedOne(t *testing.T) {
+func TestServerClockSaysNothingOfOnesOwnLeaseAndOfAReleasedOne(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	c := cadence{4 * time.Second, 2400 * time.Millisecond, 400 * time.Millisecond}
@@ -431,7 +431,7 @@ func TestTheServersClockSaysNothingOfOnesOwnLeaseAndOfAReleasedOne(t *testing.T)
 	}
 }
 
-func TestTwoSightsMustBeSoFarApartThatALeaderWouldHaveRenewed(t *testing.T) {
+func TestServerClockNeedsTwoSightsSoFarApartThatALeaderWouldHaveRenewed(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name  string
@@ -483,7 +483,7 @@ func TestTwoSightsMustBeSoFarApartThatALeaderWouldHaveRenewed(t *testing.T) {
 	}
 }
 
-func TestALeaseIsOverATenthAndAtLeastHalfASecondAfterItsStoredDuration(t *testing.T) {
+func TestServerClockCallsALeaseOverATenthAndAtLeastHalfASecondAfterItsEnd(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	cases := []struct{ stored, over time.Duration }{

@@ -54,9 +54,9 @@ func collations(t testing.TB) []string {
 	return known
 }
 
-// An application's DSN, or the server's init_connect, may give sessions a
-// collation of any kind. What the lock compares is compared by its tables'.
-func TestAnyCollationOfASessionWillDo(t *testing.T) {
+// An application's DSN, or the server's init_connect, may give sessions a collation of any kind.
+// What the lock compares is compared by its tables'.
+func TestSessionOfAnyCollationWillDo(t *testing.T) {
 	for _, collation := range collations(t) {
 		for _, parameters := range []string{"", "interpolateParams=true&"} {
 			t.Run(parameters+collation, func(t *testing.T) {
@@ -112,9 +112,8 @@ func tryAll(t *testing.T, db *sql.DB, elections []string, opts ...mysqllock.Opti
 	}
 }
 
-// Whatever the operation, it is done at once, in another session, and another
-// session sees it.
-func TestAnOperationThatMeetsAnUnfitSessionIsDoneInAnother(t *testing.T) {
+// Whatever the operation, it is done at once, in another session, and another session sees it.
+func TestSessionThatIsUnfitIsDiscardedAndTheOperationDoneInAnother(t *testing.T) {
 	admin, config := newTables(t)
 	newLedger(t, config)
 	other := otherDatabase(t)
@@ -165,8 +164,8 @@ func TestAnOperationThatMeetsAnUnfitSessionIsDoneInAnother(t *testing.T) {
 					}
 				}
 				lines := logger.GetSink().(ktesting.Underlier).GetBuffer().Data()
-				// MySQL doesn't say what it rolled back, and the driver, with rejectReadOnly,
-				// not why it gave a session up.
+				// MySQL doesn't say what it rolled back, and the driver, with rejectReadOnly, not
+				// why it gave a session up.
 				silent := f.isUse || f.isTransaction && !server.MariaDB() || f.name == readOnly.name
 				if n := len(lines); n > 1 || n == 0 && !silent {
 					t.Errorf("logged %d times, want once: %v", n, lines)
@@ -194,7 +193,7 @@ func (c *unfitConnector) Connect(ctx context.Context) (driver.Conn, error) {
 }
 
 // As with init_connect: no other session is better, and nobody may try for ever.
-func TestAPoolOfUnfitSessionsOnlyIsAnErrorAfterThree(t *testing.T) {
+func TestSessionsThatAreAllUnfitAreAnErrorAfterThree(t *testing.T) {
 	admin, config := newTables(t)
 	newLedger(t, config)
 	leader := newLock(t, admin, "e", "leader")
@@ -269,8 +268,8 @@ func (p *sharedPool) spoil(t testing.TB, f fault, other string) {
 	p.unfit = append(p.unfit, f.spoil(t, sessions[0], other))
 }
 
-// rotate has the next operation get another session, so that an unfit one among
-// fit ones is met now and then.
+// rotate has the next operation get another session, so that an unfit one among fit ones is met now
+// and then.
 func (p *sharedPool) rotate() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -302,7 +301,7 @@ func (l rotating) Update(ctx context.Context, record resourcelock.LeaderElection
 	return l.Lock.Update(ctx, record)
 }
 
-// sharing is a case of TestALockThatSharesItsPoolWorksInFitSessionsOnly.
+// sharing is a case of TestSessionsOfASharedPoolAreUsedOnlyIfFit.
 type sharing struct {
 	fault
 	open            func(testing.TB, *mysql.Config) *sql.DB
@@ -310,7 +309,7 @@ type sharing struct {
 	leader, standby bool // whose pools are spoiled
 }
 
-func TestALockThatSharesItsPoolWorksInFitSessionsOnly(t *testing.T) {
+func TestSessionsOfASharedPoolAreUsedOnlyIfFit(t *testing.T) {
 	t.Parallel()
 	a := newArena(t)
 	newLedger(t, a.config)
@@ -342,8 +341,8 @@ func (s sharing) start(c *contest, pool *sharedPool, identity string) (*contende
 	return c.run(w), lock
 }
 
-// run has a leader, whose lease nothing may cost, and then that leader die, for
-// whom the standby must come.
+// run has a leader, whose lease nothing may cost, and then that leader die, for whom the standby
+// must come.
 func (s sharing) run(c *contest, other string) hazardResult {
 	pools := map[bool]*sharedPool{
 		true: newSharedPool(s.open(c, c.config), s.size), false: newSharedPool(s.open(c, c.config), s.size),
@@ -370,12 +369,12 @@ func (s sharing) run(c *contest, other string) hazardResult {
 
 	// A poll, after the jitter of a retry, in which the session is given up.
 	retry := time.Duration((1+leaderelection.JitterFactor)*float64(c.pace.retry)) + c.pace.operationTimeout() + stall
-	gone := s.watch(c, pools, c.pace.lease+retry)
+	gone := s.watch(c, pools, c.pace.lease+retry*time.Duration(s.size))
 	for isLeaders, took := range gone {
-		limit := retry
+		limit := retry * time.Duration(s.size) // a session among fit ones waits for its turn
 		if s.isTransaction && !isLeaders && !server.MariaDB() {
-			// MySQL doesn't tell a poll of an open transaction. Fit sessions among
-			// others do, or the takeover after a lease in which nothing changed.
+			// MySQL doesn't tell a poll of an open transaction. Fit sessions among others do, or
+			// the takeover after a lease in which nothing changed.
 			limit += c.pace.lease
 		}
 		if took > limit {
@@ -418,8 +417,7 @@ func (s sharing) run(c *contest, other string) hazardResult {
 	return o
 }
 
-// watch waits for that long, and returns how long it took until no session of a
-// pool was unfit.
+// watch waits for that long, and returns how long it took until no session of a pool was unfit.
 func (s sharing) watch(c *contest, pools map[bool]*sharedPool, d time.Duration) map[bool]time.Duration {
 	since := time.Now()
 	gone := map[bool]time.Duration{}
@@ -456,9 +454,9 @@ func giveUp(t testing.TB, pool *sharedPool) {
 	}
 }
 
-// A transaction that nobody ends keeps its session, and the only one of a pool is
-// then missing: an error that says so, in time, and a leader that steps down.
-func TestATransactionThatKeepsThePoolsOnlySessionCostsTheLeaseInGoodOrder(t *testing.T) {
+// A transaction that nobody ends keeps its session, and the only one of a pool is then missing: an
+// error that says so, in time, and a leader that steps down.
+func TestSessionThatATransactionKeepsCostsTheLeaseInGoodOrder(t *testing.T) {
 	t.Parallel()
 	a := newArena(t)
 	var tests []test
@@ -501,7 +499,7 @@ func keptSession(c *contest, db *sql.DB, size int) hazardResult {
 }
 
 // A session's sql_select_limit cuts what has no limit of its own, without a word.
-func TestASelectLimitCutsNothing(t *testing.T) {
+func TestSessionWithASelectLimitLosesNothing(t *testing.T) {
 	for _, parameters := range []string{"sql_select_limit=1", "sql_select_limit=3&interpolateParams=true"} {
 		t.Run(parameters, func(t *testing.T) {
 			admin, config := newTables(t)
@@ -530,9 +528,9 @@ func TestASelectLimitCutsNothing(t *testing.T) {
 	}
 }
 
-// With a limit of 0 every table looks empty. That must not pass for an election
-// without a row, nor for a table without elections.
-func TestASessionThatReturnsNoRowsIsRefused(t *testing.T) {
+// With a limit of 0 every table looks empty. That must not pass for an election without a row, nor
+// for a table without elections.
+func TestSessionThatReturnsNoRowsIsRefused(t *testing.T) {
 	admin, config := newTables(t)
 	hold(t, admin, "e", "leader")
 	db := openDSN(t, config, "sql_select_limit=0")
@@ -624,7 +622,7 @@ func validRecord(holder string) *rapid.Generator[resourcelock.LeaderElectionReco
 // sameInstant: a time comes back in UTC.
 var sameInstant = cmp.Comparer(func(a, b metav1.Time) bool { return a.Equal(&b) && a.IsZero() == b.IsZero() })
 
-func TestAnyValidRecordAndNameComesBackWhateverTheSessionIsLike(t *testing.T) {
+func TestSessionOfAnyKindReturnsAnyValidRecordAndName(t *testing.T) {
 	admin, config := newTables(t)
 	check := func(name string, sessions ...session) {
 		t.Run(name, func(t *testing.T) {
@@ -645,8 +643,8 @@ func TestAnyValidRecordAndNameComesBackWhateverTheSessionIsLike(t *testing.T) {
 	}
 }
 
-// roundTrip checks one record through Create and one through Update, as the
-// writer and as another candidate read them.
+// roundTrip checks one record through Create and one through Update, as the writer and as another
+// candidate read them.
 func roundTrip(t *testing.T, rt *rapid.T, admin, db *sql.DB) {
 	t.Helper()
 	election, identity := validName.Draw(rt, "election"), validName.Draw(rt, "identity")
@@ -686,8 +684,7 @@ func roundTrip(t *testing.T, rt *rapid.T, admin, db *sql.DB) {
 	}
 }
 
-// lifecycle is what an election goes through, with the outcomes that client-go
-// relies on.
+// lifecycle is what an election goes through, with the outcomes that client-go relies on.
 func lifecycle(t *testing.T, db *sql.DB, election string) {
 	t.Helper()
 	ctx := t.Context()
@@ -729,7 +726,7 @@ func lifecycle(t *testing.T, db *sql.DB, election string) {
 	}
 }
 
-func TestAnElectionGoesOnWhateverTheSessionIsLike(t *testing.T) {
+func TestSessionOfAnyKindLetsAnElectionGoOn(t *testing.T) {
 	_, config := newTables(t)
 	all := append(settings(), isolations()...)
 	for _, mode := range sqlModes() {
@@ -743,7 +740,7 @@ func TestAnElectionGoesOnWhateverTheSessionIsLike(t *testing.T) {
 }
 
 // With autocommit off every write is "done", and gone when the session ends.
-func TestASessionWithAutocommitOffIsRefusedAndWritesNothing(t *testing.T) {
+func TestSessionWithAutocommitOffIsRefusedAndWritesNothing(t *testing.T) {
 	for _, parameters := range []string{"", "interpolateParams=true", "clientFoundRows=true"} {
 		t.Run(parameters, func(t *testing.T) {
 			admin, config := newTables(t)
@@ -787,9 +784,8 @@ func TestASessionWithAutocommitOffIsRefusedAndWritesNothing(t *testing.T) {
 	}
 }
 
-// In another character set a name is another one: Get would find nothing, and
-// Create succeed.
-func TestANameBeyondASCIIIsRefusedInASessionWithAnotherCharacterSet(t *testing.T) {
+// In another character set a name is another one: Get would find nothing, and Create succeed.
+func TestSessionWithAnotherCharacterSetRefusesANonASCIIName(t *testing.T) {
 	admin, config := newTables(t)
 	for _, name := range []struct{ election, identity string }{{"élection", "a"}, {"e", "é"}, {"日本", "日本"}, {"🦭", "a"}} {
 		t.Run(name.election+" "+name.identity, func(t *testing.T) {
@@ -843,10 +839,9 @@ func (c *oddOneOut) Connect(ctx context.Context) (driver.Conn, error) {
 	return c.Connector.Connect(ctx)
 }
 
-// Sessions of one pool may differ, as after a SET by another user of the pool:
-// whichever of its statements an operation would have sent to the unfit one, it
-// is done in another.
-func TestAnOperationIsDoneInAFitSessionWhicheverIsUnfit(t *testing.T) {
+// Sessions of one pool may differ, as after a SET by another user of the pool: whichever of its
+// statements an operation would have sent to the unfit one, it is done in another.
+func TestSessionOfAnOperationIsFitWhicheverIsUnfit(t *testing.T) {
 	admin, config := newTables(t)
 	for parameters, election := range map[string]string{"autocommit=0": "e", "charset=latin1": "é"} {
 		t.Run(parameters, func(t *testing.T) {
@@ -889,7 +884,7 @@ func TestAnOperationIsDoneInAFitSessionWhicheverIsUnfit(t *testing.T) {
 	}
 }
 
-func TestAnElectionGoesTheSameWayInEverySessionThatAUserMayHave(t *testing.T) {
+func TestSessionOfEveryKindThatAUserMayHaveServesAnElection(t *testing.T) {
 	for _, parameters := range []string{
 		"",
 		"interpolateParams=true",
@@ -930,7 +925,7 @@ func TestAnElectionGoesTheSameWayInEverySessionThatAUserMayHave(t *testing.T) {
 	}
 }
 
-func TestAPoolWithoutInterpolationLeaksNoPreparedStatement(t *testing.T) {
+func TestSessionWithoutInterpolationLeaksNoPreparedStatement(t *testing.T) {
 	admin, config := newTables(t)
 	prepared := func() (n int) {
 		var name string
@@ -951,7 +946,7 @@ func TestAPoolWithoutInterpolationLeaksNoPreparedStatement(t *testing.T) {
 	eventually(t, 20*time.Second, "the server has no more prepared statements than before", func() bool { return prepared() <= before })
 }
 
-func TestTimesInTheTablesAreUTCWhateverTheSessionsTimeZone(t *testing.T) {
+func TestSessionOfAnyTimeZoneWritesTimesInUTC(t *testing.T) {
 	admin, config := newTables(t)
 	config = config.Clone()
 	config.ParseTime, config.Loc = true, time.FixedZone("somewhere", -7*3600)

@@ -23,8 +23,8 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqllocktest"
 )
 
-// leaseAPI is Kubernetes as far as a LeaseLock sees it: one Lease, changed by
-// optimistic concurrency. Resource versions never repeat.
+// leaseAPI is Kubernetes as far as a LeaseLock sees it: one Lease, changed by optimistic
+// concurrency. Resource versions never repeat.
 type leaseAPI struct {
 	lease   *coordinationv1.Lease // nil: there is none
 	version int
@@ -47,15 +47,14 @@ func (s *leaseAPI) record() *resourcelock.LeaderElectionRecord {
 	return resourcelock.LeaseSpecToLeaderElectionRecord(&s.lease.Spec)
 }
 
-// leaseClient is the client of one LeaseLock. What LeaseLock doesn't call is
-// missing.
+// leaseClient is the client of one LeaseLock. What LeaseLock doesn't call is missing.
 type leaseClient struct {
 	coordinationclient.LeaseInterface
 
 	api *leaseAPI
-	// last is what the LeaseLock holds for the newest lease. The generated
-	// client returns an empty lease with an error, so that a LeaseLock forgets
-	// what it had observed when its Create fails; see the deviations below.
+	// last is what the LeaseLock holds for the newest lease. The generated client returns an empty
+	// lease with an error, so that a LeaseLock forgets what it had observed when its Create fails;
+	// see the deviations below.
 	last    *coordinationv1.Lease
 	forgets bool
 }
@@ -163,8 +162,8 @@ func outcome(err error) string {
 type fakeElector struct {
 	lock resourcelock.Interface
 	view resourcelock.LeaderElectionRecord // what the elector believes
-	// The holder of the row that the lock observed, as the elector or without
-	// its knowledge; looked is false before there was any.
+	// The holder of the row that the lock observed, as the elector or without its knowledge; looked
+	// is false before there was any.
 	looked   bool
 	observed string
 }
@@ -191,8 +190,8 @@ func (e *fakeElector) do(op string, now metav1.Time) error {
 	ctx := context.Background()
 	switch op {
 	case "get", "peek":
-		// A peek is what the release of newer client-go does: it reads, and
-		// goes on with what it believed before.
+		// A peek is what the release of newer client-go does: it reads, and goes on with what it
+		// believed before.
 		record, _, err := e.lock.Get(ctx)
 		if err != nil {
 			return err
@@ -216,8 +215,8 @@ func (e *fakeElector) do(op string, now metav1.Time) error {
 	return err
 }
 
-// play runs a sequence such as "A create", "B get", "delete" and returns the
-// outcomes. before is asked before each step.
+// play runs a sequence such as "A create", "B get", "delete" and returns the outcomes. before is
+// asked before each step.
 func play(w world, sequence []string, before func(e *fakeElector, op string, now metav1.Time) (skip bool)) []string {
 	electors := map[string]*fakeElector{}
 	for who, identity := range map[string]string{"A": "a", "B": "b"} {
@@ -244,25 +243,25 @@ func play(w world, sequence []string, before func(e *fakeElector, op string, now
 // deviation is where mysqllock differs from LeaseLock on purpose.
 type deviation struct {
 	name string
-	// applies tells whether LeaseLock's behaviour is not wanted at this step,
-	// by what it would know: the elector, its next record, what is stored.
+	// applies tells whether LeaseLock's behaviour is not wanted at this step, by what it would
+	// know: the elector, its next record, what is stored.
 	applies func(e *fakeElector, op string, record resourcelock.LeaderElectionRecord, stored *resourcelock.LeaderElectionRecord) bool
 	// outcome is mysqllock's, which then changes nothing.
 	outcome string
 }
 
 var deviations = []deviation{{
-	// A LeaseLock releases whatever row it observed. client-go's
-	// release reads the row first and then looks at its own stale record:
-	// it erases a successor. No Conflict, as client-go retries one at once.
+	// A LeaseLock releases whatever row it observed. client-go's release reads the row first and
+	// then looks at its own stale record: it erases a successor. No Conflict, as client-go retries
+	// one at once.
 	name: "a release by a lock that does not hold the row",
 	applies: func(e *fakeElector, op string, _ resourcelock.LeaderElectionRecord, stored *resourcelock.LeaderElectionRecord) bool {
 		return op == "release" && e.looked && (e.observed != e.lock.Identity() || stored != nil && stored.HolderIdentity != e.lock.Identity())
 	},
 	outcome: "other error",
 }, {
-	// A leader that hasn't noticed its successor goes on with its own term: a
-	// LeaseLock that has seen the successor's row meanwhile overwrites it.
+	// A leader that hasn't noticed its successor goes on with its own term: a LeaseLock that has
+	// seen the successor's row meanwhile overwrites it.
 	name: "a record that goes on with a term, on a row that someone else holds",
 	applies: func(e *fakeElector, op string, record resourcelock.LeaderElectionRecord, _ *resourcelock.LeaderElectionRecord) bool {
 		return op == "update" && e.looked && e.observed != "" && e.observed != e.lock.Identity() && !record.AcquireTime.Equal(&record.RenewTime)
@@ -285,7 +284,7 @@ func sequences(ops []string, length int) [][]string {
 	return all
 }
 
-func TestEverySequenceOfOperationsEndsAsWithALeaseLock(t *testing.T) {
+func TestDifferentialEverySequenceOfOperationsEndsAsWithALeaseLock(t *testing.T) {
 	db, _ := newTables(t)
 	basic := []string{"A get", "A create", "A update", "B get", "B create", "B update"}
 	more := append(slices.Clone(basic), "A release", "B release", "A peek", "B peek", "delete")
@@ -356,8 +355,8 @@ func TestEverySequenceOfOperationsEndsAsWithALeaseLock(t *testing.T) {
 	}
 }
 
-// compareWorlds plays a sequence with LeaseLocks and with Locks. A step that
-// deviates on purpose is left out with LeaseLocks, as it must change nothing.
+// compareWorlds plays a sequence with LeaseLocks and with Locks. A step that deviates on purpose is
+// left out with LeaseLocks, as it must change nothing.
 func compareWorlds(db *sql.DB, election string, sequence []string) (used map[string]int, problem string) {
 	used = map[string]int{}
 	want := make([]string, len(sequence))
@@ -400,9 +399,9 @@ func compareWorlds(db *sql.DB, election string, sequence []string) (used map[str
 	return used, problem
 }
 
-// Each deviation once more, with what LeaseLock does at that step: it shows
-// that there is one, and what is better about it.
-func TestDeliberateDeviationsFromLeaseLock(t *testing.T) {
+// Each deviation once more, with what LeaseLock does at that step: it shows that there is one, and
+// what is better about it.
+func TestDifferentialDeviationsFromLeaseLockAreDeliberate(t *testing.T) {
 	db, _ := newTables(t)
 	for i, tt := range []struct {
 		reason    string
@@ -474,9 +473,9 @@ func TestDeliberateDeviationsFromLeaseLock(t *testing.T) {
 	}
 }
 
-// With LeaseLocks a second process of the same identity leads from its first Get
-// on, without having written anything.
-func TestASecondProcessOfTheSameIdentitySeesSomeoneElseLead(t *testing.T) {
+// With LeaseLocks a second process of the same identity leads from its first Get on, without having
+// written anything.
+func TestDifferentialSecondProcessOfTheSameIdentitySeesSomeoneElseLead(t *testing.T) {
 	db, _ := newTables(t)
 	now := metav1.NewTime(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC))
 	for _, w := range []struct {
@@ -497,9 +496,9 @@ func TestASecondProcessOfTheSameIdentitySeesSomeoneElseLead(t *testing.T) {
 	}
 }
 
-// TestTheReferenceLockIsASoundLock keeps the comparison fair: where nothing goes
-// wrong, the reference elects one.
-func TestTheReferenceLockIsASoundLock(t *testing.T) {
+// TestDifferentialReferenceLockIsSound keeps the comparison fair: where nothing goes wrong, the
+// reference elects one.
+func TestDifferentialReferenceLockIsSound(t *testing.T) {
 	db, _ := newTables(t)
 	a, b := mysqllocktest.NewReferenceLock(db, "e", "a", time.Second), mysqllocktest.NewReferenceLock(db, "e", "b", time.Second)
 	if _, _, err := a.Get(t.Context()); !apierrors.IsNotFound(err) {

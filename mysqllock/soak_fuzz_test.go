@@ -20,8 +20,8 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// fuzzSessions are the pools that a fuzz target chooses from by a number, with
-// whether they carry names beyond ASCII.
+// fuzzSessions are the pools that a fuzz target chooses from by a number, with whether they carry
+// names non-ASCII.
 func fuzzSessions(f *testing.F, config *mysql.Config) func(byte) (db *sql.DB, unicode bool) {
 	f.Helper()
 	type session struct {
@@ -56,8 +56,8 @@ func isASCII(names ...string) bool {
 	return !strings.ContainsFunc(strings.Join(names, ""), func(r rune) bool { return r > unicode.MaxASCII })
 }
 
-// FuzzNames checks that a name is refused, or is what is in the table and in the
-// events; and that nothing else is ever read or written because of it.
+// FuzzNames checks that a name is refused, or is what is in the table and in the events; and that
+// nothing else is ever read or written because of it.
 func FuzzNames(f *testing.F) {
 	admin, config := newTables(f)
 	session := fuzzSessions(f, config)

@@ -11,10 +11,10 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// The promise of Transact: whatever happens to five candidates and to their
-// connections, what a leader commits comes before everything of its successors.
-// The same work without the fence shows that the faults are such that it matters.
-func TestALedgerHasNoEntryOfAStaleLeaderWhateverHappensToTheCandidates(t *testing.T) {
+// The promise of Transact: whatever happens to five candidates and to their connections, what a
+// leader commits comes before everything of its successors. The same work without the fence shows
+// that the faults are such that it matters.
+func TestLedgerHasNoEntryOfAStaleLeaderWhateverHappensToTheCandidates(t *testing.T) {
 	t.Parallel()
 	db, config := newTables(t)
 	exec(t, db, `CREATE TABLE counters (ledger VARCHAR(10) PRIMARY KEY, n BIGINT NOT NULL) ENGINE=InnoDB`)
@@ -112,9 +112,8 @@ func TestALedgerHasNoEntryOfAStaleLeaderWhateverHappensToTheCandidates(t *testin
 		// From less than a renewal to more than two leases.
 		faults[c] = fault{time.Now().Add(100*time.Millisecond + time.Duration(random.Int64N(int64(2200*time.Millisecond)))), end}
 	}
-	// outlive pauses the leader between its check and its write until another
-	// leads. When it goes on its work is faster than its elector, which is no
-	// more than the scheduler's choice.
+	// outlive pauses the leader between its check and its write until another leads. When it goes
+	// on its work is faster than its elector, which is no more than the scheduler's choice.
 	outlive := func() {
 		heal(time.Now().Add(time.Hour))
 		var stale *ledgerCandidate
@@ -165,9 +164,8 @@ func TestALedgerHasNoEntryOfAStaleLeaderWhateverHappensToTheCandidates(t *testin
 		})
 		token := s.newest().token
 		c.electing.close()
-		// Time has to pass: most of the lease, and then more than what is left
-		// of it, but less than the lease after which the server drops a session
-		// that has guarded and says no more.
+		// Time has to pass: most of the lease, and then more than what is left of it, but less than
+		// the lease after which the server drops a session that has guarded and says no more.
 		most := time.NewTimer(s.cadence.lease * 8 / 10)
 		defer most.Stop()
 		<-most.C

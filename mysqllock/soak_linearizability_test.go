@@ -24,9 +24,8 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// content is what an election's row says: which write it is of, as each has a
-// tag of its own (in leaderTransitions), and which client holds it. The zero
-// value is no row.
+// content is what an election's row says: which write it is of, as each has a tag of its own (in
+// leaderTransitions), and which client holds it. The zero value is no row.
 type content struct {
 	tag    int
 	holder string // empty: released
@@ -41,9 +40,8 @@ type state struct {
 // step is one step of an operation; most operations have one.
 type step struct {
 	kind string
-	// expected are the rows that a write compares with: the last that this
-	// client observed, for a release also those that it may have written
-	// without an answer.
+	// expected are the rows that a write compares with: the last that this client observed, for a
+	// release also those that it may have written without an answer.
 	expected []content
 	next     content // what it writes
 }
@@ -65,8 +63,7 @@ type result struct {
 	seen    content // of a get
 }
 
-// The outcomes. Of an unknown one the step may happen at any later time, once,
-// or never.
+// The outcomes. Of an unknown one the step may happen at any later time, once, or never.
 const (
 	done     = "done"
 	missing  = "NotFound"
@@ -100,8 +97,8 @@ var election = porcupine.Model{
 			case !present:
 				return true, written
 			}
-			// An insert can't have been done beside another row; an unknown one
-			// that does nothing does so at the end.
+			// An insert can't have been done beside another row; an unknown one that does nothing
+			// does so at the end.
 			return out.outcome == exists, s
 		}
 		switch out.outcome {
@@ -133,8 +130,8 @@ type history struct {
 	mu    sync.Mutex
 	steps []porcupine.Operation
 	tags  atomic.Int64
-	// versions are those of the rows that were seen: one row has one version,
-	// and no other row ever has it.
+	// versions are those of the rows that were seen: one row has one version, and no other row ever
+	// has it.
 	versions map[content]int64
 	problems []string
 	full     func() // called when there are as many steps as can be checked
@@ -176,8 +173,8 @@ func (h *history) noteVersion(c content, version int64) {
 	h.versions[c] = version
 }
 
-// closed is the history with an end, before which what is unknown may happen
-// at any time, and after which it may be left out.
+// closed is the history with an end, before which what is unknown may happen at any time, and after
+// which it may be left out.
 func closed(steps []porcupine.Operation) []porcupine.Operation {
 	var last int64
 	for _, op := range steps {
@@ -192,10 +189,10 @@ func closed(steps []porcupine.Operation) []porcupine.Operation {
 	return append(closed, porcupine.Operation{Input: step{kind: stepEnd}, Call: last + 1, Output: result{outcome: done}, Return: last + 2})
 }
 
-// bounded is a step of unknown outcome as far as its effects tell more: one
-// that was seen was done, before it was first seen, and after any deletion
-// which was over when that get began, as no deletion came in between. Without
-// that the checker would have to try each of them at any later time.
+// bounded is a step of unknown outcome as far as its effects tell more: one that was seen was done,
+// before it was first seen, and after any deletion which was over when that get began, as no
+// deletion came in between. Without that the checker would have to try each of them at any later
+// time.
 func bounded(op porcupine.Operation, steps []porcupine.Operation, end int64) porcupine.Operation {
 	op.Return = end
 	wrote := op.Input.(step)
@@ -242,8 +239,8 @@ func (c *client) record(holder string) (resourcelock.LeaderElectionRecord, conte
 		content{tag, holder}
 }
 
-// classify tells what an error means. noEffect: the server refused the
-// statement, or it was not sent, so that there is nothing to explain.
+// classify tells what an error means. noEffect: the server refused the statement, or it was not
+// sent, so that there is nothing to explain.
 func (c *client) classify(op string, err error) (outcome string, noEffect bool) {
 	var server *mysql.MySQLError
 	switch {
@@ -395,7 +392,7 @@ func (c *client) run(ctx context.Context, timeout time.Duration) {
 	}
 }
 
-func TestConcurrentOperationsAreLinearizableWhateverTheNetworkDoes(t *testing.T) {
+func TestLinearizabilityOfConcurrentOperationsWhateverTheNetworkDoes(t *testing.T) {
 	t.Parallel()
 	db, config := newTables(t)
 	random := seeded(t)
@@ -422,8 +419,8 @@ func TestConcurrentOperationsAreLinearizableWhateverTheNetworkDoes(t *testing.T)
 		}()
 	}
 
-	// The administrator deletes the row now and then, or keeps it locked until
-	// what waits for it was given up: all that is applied afterwards, late.
+	// The administrator deletes the row now and then, or keeps it locked until what waits for it
+	// was given up: all that is applied afterwards, late.
 	for pause := time.NewTicker(100 * time.Millisecond); ; {
 		select {
 		case <-ctx.Done():
@@ -513,8 +510,7 @@ func explain(t testing.TB, steps []porcupine.Operation) {
 	t.Log("see " + picture)
 }
 
-// sequence is a history of operations one after the other; an unknown one is
-// never over.
+// sequence is a history of operations one after the other; an unknown one is never over.
 func sequence(ops ...porcupine.Operation) []porcupine.Operation {
 	for i := range ops {
 		ops[i].Call, ops[i].Return = int64(10*i), int64(10*i+5)
@@ -538,7 +534,7 @@ func atOnce(ops ...porcupine.Operation) []porcupine.Operation {
 }
 
 // A checker that finds nothing wrong with anything would be no test.
-func TestTheCheckerOfHistoriesRejectsWhatNoLockMayDo(t *testing.T) {
+func TestLinearizabilityCheckerRejectsWhatNoLockMayDo(t *testing.T) {
 	op := func(in step, outcome string) porcupine.Operation {
 		return porcupine.Operation{Input: in, Output: result{outcome: outcome}}
 	}
@@ -603,8 +599,7 @@ func TestTheCheckerOfHistoriesRejectsWhatNoLockMayDo(t *testing.T) {
 	}
 }
 
-// isDeadlock tells whether the server gave this statement up for another one:
-// it did nothing.
+// isDeadlock tells whether the server gave this statement up for another one: it did nothing.
 func isDeadlock(err error) bool {
 	var server *mysql.MySQLError
 	return errors.As(err, &server) && server.Number == 1213

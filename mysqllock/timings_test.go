@@ -13,7 +13,7 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-func TestWithTimingsRefusesTimingsThatLeaveNoRoom(t *testing.T) {
+func TestTimingsThatLeaveNoRoomAreRefused(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	lock := func(opts ...mysqllock.Option) (*mysqllock.Lock, error) {

@@ -13,10 +13,9 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-func TestPreferredTLSIsUsedAgainAfterAServerWithoutTLS(t *testing.T) {
-	// The driver drops TLS from its config when a server has none, for all
-	// connections to come; with the race detector this also finds that it does
-	// so without a lock.
+func TestTLSPreferredIsUsedAgainAfterAServerWithoutTLS(t *testing.T) {
+	// The driver drops TLS from its config when a server has none, for all connections to come;
+	// with the race detector this also finds that it does so without a lock.
 	setEnv(t, minimal(), map[string]string{"MYSQL_TLS": "preferred"})
 	config, err := mysqllock.ConfigFromEnv()
 	if err != nil {
@@ -53,9 +52,9 @@ func TestPreferredTLSIsUsedAgainAfterAServerWithoutTLS(t *testing.T) {
 	}
 }
 
-// An account that requires TLS, and everything that the environment can say
-// about TLS: what is refused is refused with the reason, and gets no further.
-func TestAnAccountThatRequiresTLSIsServedOnlyWithTheRightCA(t *testing.T) {
+// An account that requires TLS, and everything that the environment can say about TLS: what is
+// refused is refused with the reason, and gets no further.
+func TestTLSServesAnAccountThatRequiresItOnlyWithTheRightCA(t *testing.T) {
 	pki, other := newPKI(t), newPKI(t)
 	server, config := ownServer(t, "--ssl-ca="+pki.ca, "--ssl-cert="+pki.serverCert, "--ssl-key="+pki.serverKey)
 	s := &realServer{Server: server, pki: pki, admin: open(t, server.Config()), database: config.DBName}
@@ -118,7 +117,7 @@ func TestAnAccountThatRequiresTLSIsServedOnlyWithTheRightCA(t *testing.T) {
 	}
 }
 
-func TestAServersExpiredCertificateIsRefusedWithTheReason(t *testing.T) {
+func TestTLSRefusesAServersExpiredCertificateWithTheReason(t *testing.T) {
 	pki := newPKI(t)
 	_, config := ownServer(t, "--ssl-ca="+pki.ca, "--ssl-cert="+pki.expiredCert, "--ssl-key="+pki.expiredKey)
 	_, err := connect(t, environment(t, config), map[string]string{"MYSQL_TLS_CA": pki.ca})
@@ -144,7 +143,7 @@ func (c wiretap) Write(b []byte) (int, error) {
 }
 
 // Who sits in between can say that the server has no TLS.
-func TestMYSQL_TLSNeverFallsBackToPlainText(t *testing.T) {
+func TestTLSOfMYSQL_TLSNeverFallsBackToPlainText(t *testing.T) {
 	for _, mode := range []string{"true", "skip-verify"} {
 		t.Run(mode, func(t *testing.T) {
 			setEnv(t, minimal(), map[string]string{"MYSQL_TLS": mode})

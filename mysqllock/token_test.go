@@ -14,9 +14,9 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// The token must still be the last one when a takeover is applied: somebody may have raised it since
-// the takeover asked.
-func TestTakeoverIsRefusedIfTheTokenIsNoLongerTheLastOne(t *testing.T) {
+// The token must still be the last one when a takeover is applied: somebody may have raised it
+// since the takeover asked.
+func TestTokenThatIsNoLongerTheLastOneEndsATakeover(t *testing.T) {
 	db, config := newTables(t)
 	network := newProxy(t, config.Addr)
 	leader := newLock(t, db, "e", "a")
@@ -43,7 +43,7 @@ func TestTakeoverIsRefusedIfTheTokenIsNoLongerTheLastOne(t *testing.T) {
 	}
 }
 
-func TestFencingTokensGrowWhateverHappensToTheRows(t *testing.T) {
+func TestTokensGrowWhateverHappensToTheRows(t *testing.T) {
 	db, _ := newTables(t)
 	locks := []*mysqllock.Lock{newLock(t, db, "e", "a"), newLock(t, db, "e", "b"), newLock(t, db, "e", "c")}
 	seed := rand.Uint64()
@@ -84,7 +84,7 @@ func TestFencingTokensGrowWhateverHappensToTheRows(t *testing.T) {
 	t.Logf("%d terms in 1000 steps, seed %d", terms, seed)
 }
 
-func TestAReleasedAndRegainedElectionHasANewToken(t *testing.T) {
+func TestTokenOfAReleasedAndRegainedElectionIsNew(t *testing.T) {
 	db, _ := newTables(t)
 	lock := newLock(t, db, "e", "a")
 	takeOver(t, lock)
@@ -110,7 +110,7 @@ func TestAReleasedAndRegainedElectionHasANewToken(t *testing.T) {
 }
 
 // A client's clock in the year 2100 makes versions large, not tokens.
-func TestAClientsClockCantInflateTokens(t *testing.T) {
+func TestTokenCantBeInflatedByAClientsClock(t *testing.T) {
 	db, _ := newTables(t)
 	lock := newLock(t, db, "e", "a")
 	takeOver(t, lock)
@@ -123,9 +123,9 @@ func TestAClientsClockCantInflateTokens(t *testing.T) {
 	}
 }
 
-// The largest token there is can't be followed by a larger one: the error says
-// which row it is in, and an election whose row was deleted goes on.
-func TestTheLargestFencingTokenIsReported(t *testing.T) {
+// The largest token there is can't be followed by a larger one: the error says which row it is in,
+// and an election whose row was deleted goes on.
+func TestTokenThatIsTheLargestIsReported(t *testing.T) {
 	t.Parallel()
 	admin, _ := newTables(t)
 	leader, standby := newLock(t, admin, "e", "a"), newLock(t, admin, "e", "b")
@@ -139,17 +139,17 @@ func TestTheLargestFencingTokenIsReported(t *testing.T) {
 	takeOver(t, standby)
 }
 
-// Each history is an election of its own, of three candidates and whatever may
-// happen to them and to its rows.
-func TestFencingTokensGrowInAThousandHistories(t *testing.T) {
+// Each history is an election of its own, of three candidates and whatever may happen to them and
+// to its rows.
+func TestTokensGrowInAThousandHistories(t *testing.T) {
 	t.Parallel()
 	const workers, histories = 4, 1000
 	random := seeded(t)
 	var working sync.WaitGroup
 	terms := make([]int, workers)
 	for w := range workers {
-		// A database each: histories that delete rows of one table would meet in
-		// the gaps between them.
+		// A database each: histories that delete rows of one table would meet in the gaps between
+		// them.
 		db, _ := newTables(t)
 		random := rand.New(rand.NewPCG(random.Uint64(), 0))
 		working.Add(1)
@@ -177,8 +177,8 @@ func TestFencingTokensGrowInAThousandHistories(t *testing.T) {
 	}
 }
 
-// tokenHistory lives through one history, and returns the number of terms. Its
-// error tells the history as far as it went.
+// tokenHistory lives through one history, and returns the number of terms. Its error tells the
+// history as far as it went.
 func tokenHistory(t *testing.T, db *sql.DB, election string, random *rand.Rand) (terms int, err error) {
 	var steps []string
 	fail := func(format string, args ...any) (int, error) {
@@ -244,7 +244,7 @@ func tokenHistory(t *testing.T, db *sql.DB, election string, random *rand.Rand) 
 }
 
 // A server's clock that was set back, by an administrator or a failover.
-func TestFencingTokensGrowAlsoWhenTheServersClockIsBehindThem(t *testing.T) {
+func TestTokensGrowAlsoWhenTheServersClockIsBehindThem(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	const ahead = int64(4102444800000000) // the year 2100

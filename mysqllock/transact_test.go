@@ -16,9 +16,8 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// The work of a leader is often in an application's own database, on the same
-// server. There may even be tables of the lock's names in it, as somebody
-// followed the advice of an error.
+// The work of a leader is often in an application's own database, on the same server. There may
+// even be tables of the lock's names in it, as somebody followed the advice of an error.
 func TestTransactAndGuardFindTheTablesFromAnotherDefaultDatabase(t *testing.T) {
 	db, config := newTables(t)
 	restricted := newUser(t, config, "SELECT ON election_fences", "UPDATE ON election_fences")
@@ -60,8 +59,7 @@ func TestTransactAndGuardFindTheTablesFromAnotherDefaultDatabase(t *testing.T) {
 	}
 }
 
-// wantSessionsAsFound checks that the pool hands out sessions as the server
-// makes them.
+// wantSessionsAsFound checks that the pool hands out sessions as the server makes them.
 func wantSessionsAsFound(t testing.TB, db *sql.DB) {
 	t.Helper()
 	var autocommit bool
@@ -75,7 +73,7 @@ func wantSessionsAsFound(t testing.TB, db *sql.DB) {
 	}
 }
 
-func TestALeadersTransactionIsCommittedAtEveryIsolationLevel(t *testing.T) {
+func TestTransactCommitsALeadersTransactionAtEveryIsolationLevel(t *testing.T) {
 	db, config := newTables(t)
 	work := newLedger(t, config)
 	leader := newLock(t, db, "e", "a")
@@ -91,7 +89,7 @@ func TestALeadersTransactionIsCommittedAtEveryIsolationLevel(t *testing.T) {
 	wantSessionsAsFound(t, work)
 }
 
-func TestAStaleLeadersTransactionIsNeverCommitted(t *testing.T) {
+func TestTransactNeverCommitsAStaleLeadersTransaction(t *testing.T) {
 	db, config := newTables(t)
 	work := newLedger(t, config)
 	for _, level := range isolationLevels {
@@ -126,7 +124,7 @@ func TestAStaleLeadersTransactionIsNeverCommitted(t *testing.T) {
 	wantSessionsAsFound(t, work)
 }
 
-func TestATransactionOfAnEarlierTermIsNotCommittedInALaterOne(t *testing.T) {
+func TestTransactOfAnEarlierTermIsNotCommittedInALaterOne(t *testing.T) {
 	db, config := newTables(t)
 	work := newLedger(t, config)
 	a, b := newLock(t, db, "e", "a"), newLock(t, db, "e", "b")
@@ -142,7 +140,7 @@ func TestATransactionOfAnEarlierTermIsNotCommittedInALaterOne(t *testing.T) {
 	wantLedger(t, work)
 }
 
-func TestAFunctionsErrorAndPanicRollBack(t *testing.T) {
+func TestTransactRollsBackAfterAFunctionsErrorAndPanic(t *testing.T) {
 	db, config := newTables(t)
 	work := newLedger(t, config)
 	leader := newLock(t, db, "e", "a")
@@ -213,7 +211,7 @@ func deadlock(t testing.TB, ctx context.Context, work *sql.DB, tx *sql.Tx) error
 	return err
 }
 
-func TestATransactionThatTheServerEndedCommitsNothingWhenTheFunctionGoesOn(t *testing.T) {
+func TestTransactCommitsNothingWhenTheServerEndedItAndTheFunctionGoesOn(t *testing.T) {
 	db, config := newTables(t)
 	work := newLedger(t, config)
 	exec(t, work, `CREATE TABLE pairs (id INT PRIMARY KEY, v INT NOT NULL) ENGINE=InnoDB`)
@@ -237,8 +235,8 @@ func TestATransactionThatTheServerEndedCommitsNothingWhenTheFunctionGoesOn(t *te
 	wantLedger(t, work)
 	wantSessionsAsFound(t, work)
 
-	// Without Transact the same function's last statement is committed, even
-	// though it is rolled back: this is what is being prevented.
+	// Without Transact the same function's last statement is committed, even though it is rolled
+	// back: this is what is being prevented.
 	tx, err := work.BeginTx(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -255,9 +253,9 @@ func TestATransactionThatTheServerEndedCommitsNothingWhenTheFunctionGoesOn(t *te
 	wantLedger(t, work, "unguarded")
 }
 
-// MariaDB with innodb_snapshot_isolation ends a transaction that writes a row
-// which changed since its snapshot (error 1020); other servers let it write.
-func TestATransactionWithAStaleSnapshotCommitsAllOrNothing(t *testing.T) {
+// MariaDB with innodb_snapshot_isolation ends a transaction that writes a row which changed since
+// its snapshot (error 1020); other servers let it write.
+func TestTransactWithAStaleSnapshotCommitsAllOrNothing(t *testing.T) {
 	db, config := newTables(t)
 	work := newLedger(t, config)
 	exec(t, work, `CREATE TABLE counter (id INT PRIMARY KEY, v INT NOT NULL) ENGINE=InnoDB`)
@@ -293,7 +291,7 @@ func TestATransactionWithAStaleSnapshotCommitsAllOrNothing(t *testing.T) {
 	wantLedger(t, work, "after")
 }
 
-func TestStatementsThatEndTheTransactionAreReported(t *testing.T) {
+func TestTransactReportsStatementsThatEndTheTransaction(t *testing.T) {
 	db, config := newTables(t)
 	work := newLedger(t, config)
 	leader := newLock(t, db, "e", "a")
@@ -354,7 +352,7 @@ func TestTransactWorksOnSessionsWithoutAutocommit(t *testing.T) {
 	}
 }
 
-func TestACommitWithoutAReplyIsUnknownAndOneThatWasNotSentIsNot(t *testing.T) {
+func TestTransactCallsACommitWithoutAReplyUnknownAndOneThatWasNotSentNot(t *testing.T) {
 	for _, c := range []struct {
 		statement string // the one whose reply doesn't come
 		unknown   bool
@@ -392,9 +390,9 @@ func TestACommitWithoutAReplyIsUnknownAndOneThatWasNotSentIsNot(t *testing.T) {
 	}
 }
 
-// A process that is cut off right after its guard holds takeovers off until the
-// server drops its session, about a lease later.
-func TestAClientThatIsCutOffAfterItsGuardHoldsTakeoversOffForALease(t *testing.T) {
+// A process that is cut off right after its guard holds takeovers off until the server drops its
+// session, about a lease later.
+func TestTransactOfAClientThatIsCutOffHoldsTakeoversOffForALease(t *testing.T) {
 	db, config := newTables(t)
 	newLedger(t, config)
 	leader, follower := newLock(t, db, "e", "a"), newLock(t, db, "e", "b")
@@ -432,10 +430,10 @@ func TestAClientThatIsCutOffAfterItsGuardHoldsTakeoversOffForALease(t *testing.T
 	wantLedger(t, db)
 }
 
-// A leader's work is cut off in the same way at each packet of a Transact. The
-// leader's own renewals go on, and another candidate can take over at the
-// latest about a lease after the guard, when the server drops the session.
-func TestWorkThatIsCutOffAtAnyPacketOfATransactHoldsTakeoversOffForALeaseAtMost(t *testing.T) {
+// A leader's work is cut off in the same way at each packet of a Transact. The leader's own
+// renewals go on, and another candidate can take over at the latest about a lease after the guard,
+// when the server drops the session.
+func TestTransactThatIsCutOffAtAnyPacketHoldsTakeoversOffForALeaseAtMost(t *testing.T) {
 	t.Parallel()
 	db, config := newTables(t)
 	newLedger(t, config)
@@ -497,9 +495,9 @@ func TestWorkThatIsCutOffAtAnyPacketOfATransactHoldsTakeoversOffForALeaseAtMost(
 	together(t, tests...)
 }
 
-// A consistent read of a table that was altered since the snapshot fails. That is
-// as good as a deadlock: nothing is committed, and the next try sees the new table.
-func TestATransactionThatIsOlderThanItsTableMayBeTriedAgain(t *testing.T) {
+// A consistent read of a table that was altered since the snapshot fails. That is as good as a
+// deadlock: nothing is committed, and the next try sees the new table.
+func TestTransactThatIsOlderThanItsTableMayBeTriedAgain(t *testing.T) {
 	t.Parallel()
 	for _, alter := range []string{`ALTER TABLE election_fences ENGINE = InnoDB`, `RENAME TABLE election_fences TO moved; CREATE TABLE election_fences LIKE moved; INSERT INTO election_fences SELECT * FROM moved`} {
 		t.Run(alter, func(t *testing.T) {
@@ -543,7 +541,7 @@ func hasServerError(err error, number uint16) bool {
 	return errors.As(err, &server) && server.Number == number
 }
 
-func TestATransactThatWasTheVictimOfADeadlockMayBeTriedAgain(t *testing.T) {
+func TestTransactThatWasTheVictimOfADeadlockMayBeTriedAgain(t *testing.T) {
 	t.Parallel()
 	db, config := newTables(t)
 	work := newLedger(t, config)
@@ -575,10 +573,10 @@ func TestATransactThatWasTheVictimOfADeadlockMayBeTriedAgain(t *testing.T) {
 	wantSessionsAsFound(t, work)
 }
 
-// MariaDB ends a transaction that writes a row which changed since its snapshot,
-// by default from 11.6.2 on and where the session asks for it also before. Others
-// have no such setting, and let it write.
-func TestATransactWithAStaleSnapshotCommitsNothingAndMayBeTriedAgain(t *testing.T) {
+// MariaDB ends a transaction that writes a row which changed since its snapshot, by default from
+// 11.6.2 on and where the session asks for it also before. Others have no such setting, and let it
+// write.
+func TestTransactWithAStaleSnapshotCommitsNothingAndMayBeTriedAgain(t *testing.T) {
 	t.Parallel()
 	db, config := newTables(t)
 	work := newLedger(t, config)
@@ -629,7 +627,7 @@ func TestATransactWithAStaleSnapshotCommitsNothingAndMayBeTriedAgain(t *testing.
 }
 
 // Before the COMMIT is sent, nothing can have been committed.
-func TestATransactThatRunsOutOfTimeBeforeItsCommitDoesNotCallItsOutcomeUnknown(t *testing.T) {
+func TestTransactThatRunsOutOfTimeBeforeItsCommitDoesNotCallItsOutcomeUnknown(t *testing.T) {
 	t.Parallel()
 	db, config := newTables(t)
 	work := newLedger(t, config)

@@ -10,9 +10,8 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// Triggers are an auditor's, or those by which a tool changes a table under
-// traffic. They may make the server leave the insert id out of its reply, or put
-// that of the audit's row there.
+// Triggers are an auditor's, or those by which a tool changes a table under traffic. They may make
+// the server leave the insert id out of its reply, or put that of the audit's row there.
 func TestTriggersOnTheTablesChangeNothingForTheLock(t *testing.T) {
 	for _, moment := range []string{"BEFORE", "AFTER"} {
 		for _, body := range []string{`INSERT INTO audit (entry) VALUES ('written')`, `SET @written = 1`} {

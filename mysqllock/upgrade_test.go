@@ -16,8 +16,8 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// campaignV0 is the statement by which a candidate of v0 campaigned: parameters
-// (election, candidate, time). It took an affected row for a won election.
+// campaignV0 is the statement by which a candidate of v0 campaigned: parameters (election,
+// candidate, time). It took an affected row for a won election.
 const campaignV0 = "INSERT IGNORE INTO election_records (election_name, leader_name, last_update) VALUES (?, ?, ?)" +
 	" ON DUPLICATE KEY UPDATE leader_name = IF(last_update < DATE_SUB(VALUES(last_update), INTERVAL 60 SECOND), VALUES(leader_name), leader_name)," +
 	" last_update = IF(leader_name = VALUES(leader_name), VALUES(last_update), last_update)"
@@ -104,8 +104,7 @@ func TestUpgradeKeepsTheNewestRowOfEachElection(t *testing.T) {
 	}
 }
 
-// v0 wrote a row with each try of each candidate: a table that was never emptied
-// has millions.
+// v0 wrote a row with each try of each candidate: a table that was never emptied has millions.
 func TestUpgradeOfALargeTableTakesFewStatements(t *testing.T) {
 	t.Parallel()
 	config := newConfig(t)
@@ -166,7 +165,7 @@ func TestUpgradeOfAnEmptiedTable(t *testing.T) {
 	takeOver(t, newLock(t, db, "e", "b"))
 }
 
-func TestALockGoesOnWhereV0Stopped(t *testing.T) {
+func TestUpgradeLetsALockGoOnWhereV0Stopped(t *testing.T) {
 	t.Parallel()
 	config := newConfig(t)
 	db := open(t, config)
@@ -269,8 +268,8 @@ func TestUpgradeWithoutAlterLosesNoElectionAndKeepsNoLock(t *testing.T) {
 	}
 }
 
-// v0 candidates go on writing while Migrate works: what they insert after their
-// rows were read would be lost, or make the key impossible.
+// v0 candidates go on writing while Migrate works: what they insert after their rows were read
+// would be lost, or make the key impossible.
 func TestUpgradeKeepsCandidatesOfV0Out(t *testing.T) {
 	t.Parallel()
 	config := newConfig(t)
@@ -346,8 +345,8 @@ func TestUpgradeKeepsCandidatesOfV0Out(t *testing.T) {
 	}
 }
 
-// Settings of the session that refuse an upgrade's statements, or cut what they
-// read, would leave it half done, or take a name for checked that wasn't.
+// Settings of the session that refuse an upgrade's statements, or cut what they read, would leave
+// it half done, or take a name for checked that wasn't.
 func TestUpgradeWorksWhateverTheSessionLimits(t *testing.T) {
 	t.Parallel()
 	// Fewer rows than v0 left, and enough for the columns of a table.
