@@ -433,6 +433,7 @@ func swapRaces(t testing.TB, db *sql.DB, election string, n, rounds int) {
 }
 
 func TestCASOfSixteenThatSawTheSameRowHasOneWinner(t *testing.T) {
+	t.Parallel()
 	_, config := newTables(t)
 	const n = 16
 	swapRaces(t, openForMany(t, config, n), "ns/swap-race", n, 500)

@@ -720,6 +720,7 @@ func TestErrorIsOneLineOfText(t *testing.T) {
 // A person who reads that an outcome is unknown goes and looks. It is said of no read, and of no
 // write that had no connection.
 func TestErrorSaysThatTheOutcomeIsUnknownOnlyOfAWriteThatWasSent(t *testing.T) {
+	t.Parallel()
 	const unknown = "the outcome is unknown"
 	_, config := newTables(t)
 	network := newProxy(t, config.Addr)

@@ -366,6 +366,7 @@ func blockTable(t *testing.T, admin *sql.DB) (release func()) {
 
 // Or the text would wait as long once more, beyond the deadline.
 func TestPreparedStatementThatWaitedForALockIsNotSentAgain(t *testing.T) {
+	t.Parallel()
 	admin, config := newTables(t)
 	for when, prepared := range map[string]bool{"while it is prepared": false, "after it was prepared": true} {
 		var meter mysqltest.Meter

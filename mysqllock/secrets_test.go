@@ -43,6 +43,7 @@ func wantNothingSecret(t *testing.T, what, text string, config *mysql.Config) {
 // Whatever is wrong with a database, each function of the package says so, and nothing that whoever
 // reads logs must not know.
 func TestSecretIsInNoFunctionsError(t *testing.T) {
+	t.Parallel()
 	admin, config := newTables(t)
 	leader := newLock(t, admin, "leader", "a")
 	takeOver(t, leader)
@@ -110,7 +111,8 @@ func TestSecretIsInNoFunctionsError(t *testing.T) {
 			},
 		} {
 			t.Run(name+", "+function, func(t *testing.T) {
-				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+				t.Parallel()
+				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 				defer cancel()
 				err := call(ctx, open(t, broken))
 				if err == nil {

@@ -57,6 +57,7 @@ func collations(t testing.TB) []string {
 // An application's DSN, or the server's init_connect, may give sessions a collation of any kind.
 // What the lock compares is compared by its tables'.
 func TestSessionOfAnyCollationWillDo(t *testing.T) {
+	t.Parallel()
 	for _, collation := range collations(t) {
 		for _, parameters := range []string{"", "interpolateParams=true&"} {
 			t.Run(parameters+collation, func(t *testing.T) {
@@ -417,18 +418,21 @@ func (s sharing) run(c *contest, other string) hazardResult {
 	return o
 }
 
-// watch waits for that long, and returns how long it took until no session of a pool was unfit.
+// watch returns how long it took until no session of a pool was unfit. It waits for some polls and
+// renewals at least, and for that long at most.
 func (s sharing) watch(c *contest, pools map[bool]*sharedPool, d time.Duration) map[bool]time.Duration {
 	since := time.Now()
 	gone := map[bool]time.Duration{}
 	eventually(c, d+20*time.Second, "the time is over", func() bool {
+		left := false
 		for isLeaders, pool := range pools {
 			isUnfit := func(id int64) bool { return s.isIn(c, c.db, id) }
 			if slices.ContainsFunc(pool.unfit, isUnfit) {
 				gone[isLeaders] = time.Since(since)
+				left = true
 			}
 		}
-		return time.Since(since) > d
+		return time.Since(since) > d || !left && time.Since(since) > 5*c.pace.retry
 	})
 	return gone
 }
@@ -623,6 +627,7 @@ func validRecord(holder string) *rapid.Generator[resourcelock.LeaderElectionReco
 var sameInstant = cmp.Comparer(func(a, b metav1.Time) bool { return a.Equal(&b) && a.IsZero() == b.IsZero() })
 
 func TestSessionOfAnyKindReturnsAnyValidRecordAndName(t *testing.T) {
+	t.Parallel()
 	admin, config := newTables(t)
 	check := func(name string, sessions ...session) {
 		t.Run(name, func(t *testing.T) {

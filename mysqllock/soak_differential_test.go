@@ -285,6 +285,7 @@ func sequences(ops []string, length int) [][]string {
 }
 
 func TestDifferentialEverySequenceOfOperationsEndsAsWithALeaseLock(t *testing.T) {
+	t.Parallel()
 	db, _ := newTables(t)
 	basic := []string{"A get", "A create", "A update", "B get", "B create", "B update"}
 	more := append(slices.Clone(basic), "A release", "B release", "A peek", "B peek", "delete")

@@ -124,6 +124,7 @@ func goroutines() string {
 
 // Error 1040 cost a lease once, after three minutes.
 func TestSuccessorThatCantBeOpenedCostsNoLease(t *testing.T) {
+	t.Parallel()
 	_, config := ownServer(t, "--max-connections=12")
 	admin := open(t, config)
 	if err := mysqllock.Migrate(t.Context(), admin); err != nil {

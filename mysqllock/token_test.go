@@ -44,6 +44,7 @@ func TestTokenThatIsNoLongerTheLastOneEndsATakeover(t *testing.T) {
 }
 
 func TestTokensGrowWhateverHappensToTheRows(t *testing.T) {
+	t.Parallel()
 	db, _ := newTables(t)
 	locks := []*mysqllock.Lock{newLock(t, db, "e", "a"), newLock(t, db, "e", "b"), newLock(t, db, "e", "c")}
 	seed := rand.Uint64()
