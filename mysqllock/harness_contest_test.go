@@ -520,7 +520,7 @@ func (w *watched) succeeded() []written {
 	return slices.DeleteFunc(w.written(), func(u written) bool { return u.err != nil })
 }
 
-// isRenewal tells whether a packet has a statement that writes the lease alone: a renewal or a
+// isRenewal reports whether a packet has a statement that writes the lease alone: a renewal or a
 // release. In a Batch it has a row, with two names, of another Lock than those that keep it
 // company.
 func isRenewal(packet []byte) bool {

@@ -170,7 +170,7 @@ func byHand() []string {
 	return statements
 }
 
-// waiting tells whether a session executes, or waits to execute, a statement that begins with
+// waiting reports whether a session executes, or waits to execute, a statement that begins with
 // prefix and has a text, such as an election's name, in it.
 func waiting(t testing.TB, db *sql.DB, prefix, text string) bool {
 	t.Helper()

@@ -50,7 +50,7 @@ func (l *rereading) Update(ctx context.Context, record resourcelock.LeaderElecti
 	}
 }
 
-// isPoll tells whether a packet has a statement that reads the row.
+// isPoll reports whether a packet has a statement that reads the row.
 func isPoll(packet []byte) bool {
 	switch command(packet) {
 	case comStmtPrepare:
@@ -264,7 +264,7 @@ func releaseAfterTakeover(c *contest) hazardResult {
 	return o
 }
 
-// intruded tells whether one of the others begins to lead beside the successor, whose next renewal
+// intruded reports whether one of the others begins to lead beside the successor, whose next renewal
 // is a bit late. That is only so that the hazard shows every time: otherwise it is a race of the
 // successor's renewal against the others' polls.
 func intruded(c *contest, successor *contender, others []*contender) hazardResult {

@@ -99,7 +99,7 @@ func (s *lateServer) givesUp(what string, f func(context.Context) error) {
 	}
 }
 
-// settle lets the row go and waits until the abandoned statement has ended. It tells whether the
+// settle lets the row go and waits until the abandoned statement has ended. It reports whether the
 // server applied it.
 func (s *lateServer) settle(letGo func()) (applied bool) {
 	s.t.Helper()

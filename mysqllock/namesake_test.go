@@ -174,7 +174,7 @@ func updateUncontended(ctx context.Context, l *mysqllock.Lock) error {
 	}
 }
 
-// isContention tells whether err is what NOWAIT says of a locked row.
+// isContention reports whether err is what NOWAIT says of a locked row.
 func isContention(err error) bool {
 	var e *mysql.MySQLError
 	return errors.As(err, &e) && (e.Number == 1205 || e.Number == 3572)

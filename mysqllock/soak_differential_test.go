@@ -243,7 +243,7 @@ func play(w world, sequence []string, before func(e *fakeElector, op string, now
 // deviation is where mysqllock differs from LeaseLock on purpose.
 type deviation struct {
 	name string
-	// applies tells whether LeaseLock's behaviour is not wanted at this step, by what it would
+	// applies reports whether LeaseLock's behaviour is not wanted at this step, by what it would
 	// know: the elector, its next record, what is stored.
 	applies func(e *fakeElector, op string, record resourcelock.LeaderElectionRecord, stored *resourcelock.LeaderElectionRecord) bool
 	// outcome is mysqllock's, which then changes nothing.

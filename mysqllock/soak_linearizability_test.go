@@ -599,7 +599,7 @@ func TestLinearizabilityCheckerRejectsWhatNoLockMayDo(t *testing.T) {
 	}
 }
 
-// isDeadlock tells whether the server gave this statement up for another one: it did nothing.
+// isDeadlock reports whether the server gave this statement up for another one: it did nothing.
 func isDeadlock(err error) bool {
 	var server *mysql.MySQLError
 	return errors.As(err, &server) && server.Number == 1213

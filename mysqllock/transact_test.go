@@ -535,7 +535,7 @@ func TestTransactThatIsOlderThanItsTableMayBeTriedAgain(t *testing.T) {
 	}
 }
 
-// hasServerError tells whether err is the server's error of that number.
+// hasServerError reports whether err is the server's error of that number.
 func hasServerError(err error, number uint16) bool {
 	var server *mysql.MySQLError
 	return errors.As(err, &server) && server.Number == number

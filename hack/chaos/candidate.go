@@ -301,7 +301,7 @@ func (c *candidate) watchClock(ctx context.Context) {
 			over = true
 		case <-tick.C:
 		}
-		// Its own clock, which may be slow, tells whether it ran; the true one for how long it did not.
+		// Its own clock, which may be slow, reports whether it ran; the true one for how long it did not.
 		now, nowTrue := time.Now(), trueTime()
 		if now.Sub(last) > stall {
 			c.say(event{Kind: stalled, Duration: nowTrue.Sub(lastTrue)})

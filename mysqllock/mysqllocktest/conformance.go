@@ -1,4 +1,4 @@
-// Package mysqllocktest tells whether a server is fit for mysqllock: a suite of tests of everything that the lock needs of
+// Package mysqllocktest reports whether a server is fit for mysqllock: a suite of tests of everything that the lock needs of
 // a server, for those who use some MySQL-compatible service, a proxy in between, or settings of their own.
 //
 // A test file of theirs is all that it takes:
