@@ -165,7 +165,7 @@ func tablesOf(t testing.TB, db *sql.DB, database string) (tables []string) {
 	return tables
 }
 
-// A database non-ASCII is another one in another character set, and an election in it another
+// A non-ASCII database name is another one in another character set, and an election in it another
 // election.
 func TestDatabaseThatIsNonASCIIIsRefusedInASessionWithAnotherCharacterSet(t *testing.T) {
 	config := newConfig(t)

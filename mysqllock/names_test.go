@@ -192,7 +192,7 @@ func TestNameOfTheConnectionsDatabaseIsNeverSQL(t *testing.T) {
 	}
 }
 
-// Names non-ASCII travel in another way than others. They must lock no more rows than their own,
+// Non-ASCII names travel in another way than others. They must lock no more rows than their own,
 // and find them by the key.
 func TestNameThatIsNonASCIILocksItsOwnRowsOnly(t *testing.T) {
 	t.Parallel()

@@ -59,7 +59,7 @@ const lockWait = "1"
 //     by each connection, which spares the server their text every few seconds. They are sent as
 //     text where a proxy, or max_prepared_stmt_count, refuses that. In a pool of your own nothing
 //     is kept prepared.
-//   - The character set utf8mb4: names non-ASCII are others in another one, and interpolation is
+//   - The character set utf8mb4: in another one non-ASCII names are others, and interpolation is
 //     open to injection in some (gbk, sjis, big5). Collation goes, as do character_set_* and
 //     collation_connection among the Params.
 //   - autocommit=1: a lock refuses a session without, and the server's configuration may turn it
