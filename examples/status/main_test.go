@@ -135,27 +135,3 @@ func TestDurationsAreShort(t *testing.T) {
 		}
 	}
 }
-
-func TestCheckTellsWhatIsWrong(t *testing.T) {
-	db := exampletest.NewDatabase(t)
-	bad := exampletest.Start(t, "bad", db.Env, nil, "-check")
-	if code := bad.Ends(t); code != 1 {
-		t.Errorf("exit code %d without tables", code)
-	}
-	bad.Prints(t, "there is no such table", 2)
-	bad.Prints(t, "remedy: run mysqllock.Migrate or apply mysqllock.Schema", 1)
-
-	if err := mysqllock.Migrate(t.Context(), db.DB); err != nil {
-		t.Fatal(err)
-	}
-	good := exampletest.Start(t, "good", db.Env, nil, "-check")
-	if code := good.Ends(t); code != 0 {
-		t.Errorf("exit code %d", code)
-	}
-	good.Prints(t, "elections will work here", 1)
-	timings := exampletest.Start(t, "timings", db.Env, nil, "-check", "-lease-duration=1s")
-	if code := timings.Ends(t); code != 1 {
-		t.Errorf("exit code %d with bad timings", code)
-	}
-	timings.Prints(t, "would work", 1)
-}
