@@ -21,7 +21,7 @@ import (
 )
 
 // fuzzSessions are the pools that a fuzz target chooses from by a number, with whether they carry
-// names non-ASCII.
+// non-ASCII names.
 func fuzzSessions(f *testing.F, config *mysql.Config) func(byte) (db *sql.DB, unicode bool) {
 	f.Helper()
 	type session struct {
