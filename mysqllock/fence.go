@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
@@ -38,9 +39,22 @@ func (s *statements) multiWriterGuard(election string, token int64, uid string) 
 	return statement{s.texts.multiWriterGuard, []any{hex.EncodeToString([]byte(election)), token, uid}}
 }
 
-// multiWriterSQL finds out about such clusters: Galera (wsrep_on is ON) and Group Replication (it
-// has a group's name), in whatever mode, as modes change while a primary fails over.
-const multiWriterSQL = `SHOW VARIABLES WHERE Variable_name IN ('wsrep_on', 'group_replication_group_name')`
+// multiWriterSQL finds out about servers on which a read lock is not enough: Galera (wsrep_on is ON)
+// and Group Replication (it has a group's name), in whatever mode, as modes change while a primary
+// fails over; and TiDB, whose LOCK IN SHARE MODE may lock nothing.
+const multiWriterSQL = `SHOW VARIABLES WHERE Variable_name IN ('wsrep_on', 'group_replication_group_name', 'version', 'version_comment')`
+
+// isMultiWriter reports whether guards must be writes. It is asked when a term begins.
+func (s *session) isMultiWriter(ctx context.Context) (multiWriter bool, err error) {
+	err = s.query(ctx, statement{text: multiWriterSQL}, func(scan scanner) error {
+		var name, value string
+		err := scan(&name, &value)
+		multiWriter = multiWriter || name == "wsrep_on" && value == "ON" || name == "group_replication_group_name" && value != "" ||
+			strings.HasPrefix(name, "version") && strings.Contains(value, "TiDB")
+		return err
+	})
+	return multiWriter, err
+}
 
 // FencingToken returns the token of the current term, and whether this Lock holds one. Every term
 // of an election, also one of the same holder, has a token larger than all before. A resource that
@@ -89,10 +103,7 @@ func (l *Lock) Guard(ctx context.Context, tx *sql.Tx) error {
 func (l *Lock) guard(ctx context.Context, tx *sql.Tx, token int64) error {
 	// The transaction may be of a pool with another default database.
 	statements := l.tables.Load().ascii // its guards suit every encoding
-	multiWriter, err := l.isMultiWriter(ctx, tx)
-	if err != nil {
-		return err
-	}
+	multiWriter := l.term.guardsByWrite()
 	if multiWriter {
 		guard := statements.multiWriterGuard(l.election, token, l.uid)
 		result, err := tx.ExecContext(ctx, guard.text, guard.args...)
@@ -106,7 +117,7 @@ func (l *Lock) guard(ctx context.Context, tx *sql.Tx, token int64) error {
 	var found sql.NullInt64
 	var uid sql.NullString
 	guard := statements.guard(l.election)
-	err = tx.QueryRowContext(ctx, guard.text, guard.args...).Scan(&found, &uid)
+	err := tx.QueryRowContext(ctx, guard.text, guard.args...).Scan(&found, &uid)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return errors.New("the election has no row in election_fences, although this candidate holds a term: the transaction is not of the server and the database that have the lock's tables, or somebody deleted the row; give the pool of that server, or WithDatabase")
@@ -120,26 +131,6 @@ func (l *Lock) guard(ctx context.Context, tx *sql.Tx, token int64) error {
 		return fmt.Errorf("%w: the row in election_fences is not as it was when the transaction began", ErrNotLeader)
 	}
 	return nil
-}
-
-// isMultiWriter reports whether tx's server is part of a cluster that takes writes on several
-// nodes. It asks once a term.
-func (l *Lock) isMultiWriter(ctx context.Context, tx *sql.Tx) (bool, error) {
-	if known := l.term.guardsByWrite(); known != nil {
-		return *known, nil
-	}
-	multiWriter := false
-	err := each(ctx, tx, multiWriterSQL, nil, func(scan scanner) error {
-		var name, value string
-		err := scan(&name, &value)
-		multiWriter = multiWriter || (name == "wsrep_on" && value == "ON") || (name == "group_replication_group_name" && value != "")
-		return err
-	})
-	if err != nil {
-		return false, err
-	}
-	l.term.setGuardsByWrite(multiWriter)
-	return multiWriter, nil
 }
 
 // insertFence makes the election's fence row, if it isn't there.

@@ -302,9 +302,13 @@ func (l *Lock) takeOver(o *operation, old *row, record resourcelock.LeaderElecti
 	if err := o.session.endTransaction(o.ctx); err != nil {
 		return err // or the probe would leave the row locked
 	}
+	multiWriter, err := o.session.isMultiWriter(o.ctx)
+	if err != nil {
+		return err
+	}
 	var last sql.NullInt64
 	var clock int64
-	err := o.session.queryRow(o.ctx, s.probe(l.election), &last, &clock)
+	err = o.session.queryRow(o.ctx, s.probe(l.election), &last, &clock)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return l.refused(o, record, "the server did not answer with its clock")
@@ -331,7 +335,7 @@ func (l *Lock) takeOver(o *operation, old *row, record resourcelock.LeaderElecti
 	if err := l.accept(o, next); err != nil {
 		return err
 	}
-	l.term.begin(token, o.started)
+	l.term.begin(token, o.started, multiWriter)
 	return nil
 }
 
