@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"math"
 	"strconv"
-	"sync"
 	"sync/atomic"
 
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
@@ -39,8 +38,7 @@ type Lock struct {
 	// followedLease is the LeaseDuration of the observed row, in nanoseconds, if that has a holder.
 	followedLease atomic.Int64
 
-	reporting sync.Mutex
-	unfit     map[string]bool // what sessions were discarded for, and logged
+	unfit unfitReports
 }
 
 var _ resourcelock.Interface = (*Lock)(nil)

@@ -17,6 +17,8 @@ import (
 	"k8s.io/klog/v2"
 )
 
+// The pool that is made for locks.
+
 // The pool's limits. A lock has one operation under way, so that ten connections serve several
 // elections, with some guards and a Migrate besides, and a server with a hundred candidates still
 // has connections left.

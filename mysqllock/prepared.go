@@ -9,6 +9,8 @@ import (
 	"time"
 )
 
+// Connections of Open, which keep polls and renewals prepared.
+
 // maxPrepared bounds what one connection keeps prepared: a server allows 16,382 statements in all
 // (max_prepared_stmt_count). An application has a poll and a renewal for each database of
 // WithDatabase, with and without WithServerClock, and others if some names are non-ASCII.

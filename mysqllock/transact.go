@@ -9,6 +9,8 @@ import (
 	"time"
 )
 
+// A guarded transaction, and what is done to the session that it runs in.
+
 const (
 	// sessionSQL reads what Transact changes of a session and puts back.
 	sessionSQL = `SELECT @@autocommit, @@session.wait_timeout`
