@@ -29,16 +29,14 @@ type Lock struct {
 	tables atomic.Pointer[tables]
 	// turn has what one operation leaves for the next, while none is under way.
 	turn chan *memory
-	term term
-
-	readiness  readiness
-	succession succession
-
+	// What follows may be asked without the turn.
+	term    term
 	elector seenTimings
 	// followedLease is the LeaseDuration of the observed row, in nanoseconds, if that has a holder.
 	followedLease atomic.Int64
-
-	unfit unfitReports
+	readiness     readiness
+	succession    succession
+	unfit         unfitReports
 }
 
 var _ resourcelock.Interface = (*Lock)(nil)
