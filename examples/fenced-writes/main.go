@@ -168,6 +168,9 @@ func postByTransaction(ctx context.Context, lock *mysqllock.Lock, work *sql.DB, 
 	return entry, err
 }
 
+// insertNext: parameters (author, those of the condition).
+const insertNext = `INSERT INTO ledger (entry, author) SELECT next, ? FROM (SELECT COALESCE(MAX(entry), 0) + 1 AS next FROM ledger) AS numbers WHERE %s`
+
 // postByStatement does the same in one round trip, as an entry is one row. The number is computed in a derived table: an
 // aggregate beside the condition would return a row whatever that says.
 func postByStatement(ctx context.Context, lock *mysqllock.Lock, work *sql.DB, id string, stop bool, pause time.Duration) (entry int64, err error) {
@@ -181,8 +184,7 @@ func postByStatement(ctx context.Context, lock *mysqllock.Lock, work *sql.DB, id
 			return 0, err
 		}
 	}
-	result, err := work.ExecContext(ctx, `INSERT INTO ledger (entry, author)`+
-		` SELECT next, ? FROM (SELECT COALESCE(MAX(entry), 0) + 1 AS next FROM ledger) AS numbers WHERE `+condition, append([]any{id}, args...)...)
+	result, err := work.ExecContext(ctx, fmt.Sprintf(insertNext, condition), append([]any{id}, args...)...)
 	if err != nil {
 		return 0, err
 	}
