@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
 	"database/sql"
 	"encoding/json"
 	"errors"
@@ -44,6 +45,9 @@ type workerProcess struct {
 	err     error // once it has ended
 }
 
+// account is the workers' own at the server.
+const account = "worker"
+
 // prepare makes the tables and the workers' account, and returns its DSN.
 func (f *fleet) prepare(ctx context.Context) (dsn string, err error) {
 	name, err := f.server.CreateDatabase(ctx)
@@ -58,16 +62,16 @@ func (f *fleet) prepare(ctx context.Context) (dsn string, err error) {
 	if err := mysqllock.Migrate(ctx, f.admin); err != nil {
 		return "", err
 	}
-	const password = "4Load-only" // on a throwaway server
+	password := rand.Text()
 	for _, statement := range []string{
-		"CREATE USER 'load'@'%' IDENTIFIED BY '" + password + "'",
-		"GRANT SELECT, INSERT, UPDATE ON " + name + ".* TO 'load'@'%'",
+		"CREATE USER " + account + "@'%' IDENTIFIED BY '" + password + "'",
+		"GRANT SELECT, INSERT, UPDATE ON " + name + ".* TO " + account + "@'%'",
 	} {
 		if _, err := f.admin.ExecContext(ctx, statement); err != nil {
 			return "", err
 		}
 	}
-	config.User, config.Passwd = "load", password
+	config.User, config.Passwd = account, password
 	return config.FormatDSN(), nil
 }
 
