@@ -59,7 +59,7 @@ any API server, which adds authentication, admission, conversion and a round tri
 		s.printf("\n### %s\n\n", kind)
 		r := comparisons{per: "caller", bars: bars{title: kind + " against rivals", y: "p50, ratio to this lock"}}
 		for _, callers := range []int{1, most} {
-			arms, done, err := rivalArms(ctx, b, kind, callers, client, etcd.pid())
+			arms, done, err := rivalArms(ctx, b, kind, callers, client, etcd.PID())
 			if err != nil {
 				return err
 			}

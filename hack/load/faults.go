@@ -87,11 +87,11 @@ var processFaults = []breakage{
 		return nil
 	}},
 	{"process paused", func(ctx context.Context, _ *fleet, w *workerProcess, d time.Duration) error {
-		if err := w.signal(syscall.SIGSTOP); err != nil {
+		if err := w.Signal(syscall.SIGSTOP); err != nil {
 			return err
 		}
 		wait.For(ctx, d)
-		return w.signal(syscall.SIGCONT)
+		return w.Signal(syscall.SIGCONT)
 	}},
 }
 
