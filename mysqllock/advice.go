@@ -11,6 +11,8 @@ import (
 	"github.com/go-sql-driver/mysql"
 )
 
+// What a person can do about an error.
+
 // Server error numbers that a person can act upon, or that this package reads.
 const (
 	errRecordChanged       = 1020 // MariaDB: changed since the transaction's snapshot
@@ -22,6 +24,7 @@ const (
 	errUnknownDatabase     = 1049
 	errShutdown            = 1053
 	errUnknownColumn       = 1054
+	errDuplicateColumn     = 1060
 	errDuplicateKey        = 1062
 	errSyntax              = 1064
 	errTableReadLocked     = 1099 // by LOCK TABLES ... READ
@@ -62,8 +65,8 @@ const (
 	errMariaDBAccountLock  = 4151
 )
 
-// advice tells what became of the operation, if err leaves that open, and what a
-// person can do about it; empty where there is nothing.
+// advice says what became of the operation, if err leaves that open, and what a person can do about
+// it; "" if there is nothing.
 func advice(op string, err error, db *sql.DB) string {
 	text := remedy(op, err, db)
 	var open unansweredError
@@ -78,9 +81,14 @@ func advice(op string, err error, db *sql.DB) string {
 
 // remedy is what a person can do about err.
 func remedy(op string, err error, db *sql.DB) string {
+	if isReadOnly(err) {
+		return "this server is read-only, probably a replica or a demoted primary: connect to the primary"
+	}
 	switch number(err) {
-	case errNoSuchTable, errUnknownColumn:
+	case errNoSuchTable:
 		return "run mysqllock.Migrate, or apply mysqllock.Schema, in the database that the connection or WithDatabase names"
+	case errUnknownColumn:
+		return "the tables lack a column, as those of an earlier version do: run mysqllock.Migrate, or the ALTER TABLE that mysqllock.Schema begins with"
 	case errUnknownDatabase, errNoDatabaseSelected:
 		return "create the database and name it in the DSN (MYSQL_DBNAME) or by WithDatabase"
 	case errTableDenied, errColumnDenied, errDatabaseDenied:
@@ -90,8 +98,6 @@ func remedy(op string, err error, db *sql.DB) string {
 		return "the lock needs SELECT, INSERT and UPDATE on election_records and election_fences: GRANT them (Migrate also needs CREATE, and to upgrade an old table ALTER, DELETE, DROP and LOCK TABLES)"
 	case errAccessDenied:
 		return "check the user and its password (MYSQL_USER, MYSQL_PASSWORD), and whether the account requires TLS (MYSQL_TLS) or a certificate (MYSQL_TLS_CERT)"
-	case errOptionPreventsWrite, errReadOnlyTransaction, errReadOnlyMode:
-		return "this server is read-only, probably a replica or a demoted primary: connect to the primary"
 	case errLockWaitTimeout, errDeadlock, errLockNowait:
 		return "another session holds the row locked: if this lasts, look for an open transaction on election_records or election_fences"
 	case errTooManyConnections, errTooManyUserConns:
@@ -158,8 +164,8 @@ func number(err error) uint16 {
 	return 0
 }
 
-// wasInterrupted tells whether the statement waited, or worked, until somebody
-// or some limit ended that.
+// wasInterrupted reports whether the statement waited, or worked, until somebody or some limit
+// ended that.
 func wasInterrupted(err error) bool {
 	switch number(err) {
 	case errLockWaitTimeout, errInterrupted, errStatementTime, errExecutionTime:
@@ -168,7 +174,16 @@ func wasInterrupted(err error) bool {
 	return false
 }
 
-// isBusy tells whether NOWAIT found the row locked by another session.
+// isReadOnly reports whether the server, or the session, took no writes.
+func isReadOnly(err error) bool {
+	switch number(err) {
+	case errOptionPreventsWrite, errReadOnlyTransaction, errReadOnlyMode:
+		return true
+	}
+	return false
+}
+
+// isBusy reports whether NOWAIT found the row locked by another session.
 func isBusy(err error) bool {
 	n := number(err)
 	return n == errLockNowait || n == errLockWaitTimeout

@@ -7,12 +7,13 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 )
 
-// Batch lets Locks of one pool send their renewals, and their polls, together:
-// one statement and one commit for many elections. See WithBatch. The zero Batch
-// is ready; it must not be copied once it is in use.
+// Renewals and polls of many elections in one statement.
+
+// Batch lets Locks of one pool send their renewals, and their polls, together: one statement and
+// one commit for many elections. See [WithBatch]. The zero Batch is ready for use; it must not be
+// copied once it is in use.
 type Batch struct {
 	mu       sync.Mutex
 	db       *sql.DB // that of the Locks, nil before the first
@@ -25,22 +26,19 @@ type Batch struct {
 	polls, renewals queue
 }
 
-// WithBatch is for a process that campaigns in hundreds of elections with one
-// pool: Locks that are given the same Batch send what they have to renew, or to
-// poll, in one statement for up to 100 elections, so that the server has far
-// fewer statements to run and commits to write. A process with a few elections
-// gains nothing.
+// WithBatch is for a process that campaigns in hundreds of elections with one pool. Locks that are
+// given the same [Batch] send their renewals, or polls, in one statement for up to 100 elections.
+// The server then has far fewer statements to run and commits to write. A process with a few
+// elections gains nothing.
 //
-// Each operation waits for others up to a tenth of its deadline, at most 150 ms,
-// which counts within that deadline: what the elector and its followers may rely
-// on stays the same. Each row of a statement is compared and swapped by itself.
-// One that another session has locked is passed over, not waited for, and then
-// renewed alone, so that no election holds up another; takeovers, releases and
-// guards are never shared.
+// Each operation waits for others up to a tenth of its deadline, at most 150 ms. That counts within
+// the deadline, so that the elector and its followers may rely on what they could before. Each row
+// of a statement is compared and swapped by itself. A row that another session has locked is passed
+// over, not waited for, and then renewed alone: no election holds up another. Takeovers, releases
+// and guards are never shared.
 //
-// The Locks must have the same *sql.DB and the same WithDatabase. The server
-// must know SKIP LOCKED: MySQL 8.0, MariaDB 10.6. Don't use it with
-// binlog_format=STATEMENT.
+// The Locks must have the same *sql.DB and the same WithDatabase. The server must know SKIP LOCKED:
+// MySQL 8.0, MariaDB 10.6. Don't use it with binlog_format=STATEMENT.
 func WithBatch(b *Batch) Option {
 	return func(o *options) error {
 		if b == nil {
@@ -54,35 +52,63 @@ func WithBatch(b *Batch) Option {
 const (
 	// maxBatch bounds a statement: its text has some 30 kB then.
 	maxBatch = 100
-	// maxBatchWait bounds how long an operation waits for others, a tenth of its
-	// deadline: that of client-go's defaults.
+	// maxBatchWait bounds how long an operation waits for others, a tenth of its deadline: that of
+	// client-go's defaults.
 	maxBatchWait = maxOperationTimeout / 10
+)
 
-	// batchPollSQL reads many elections: parameters (names). A row for each that
-	// there is; see pollSQL.
-	batchPollSQL = pollColumns + `, CAST(r.election_name AS BINARY) FROM {records} AS r WHERE r.election_name IN ({name}{more})` + everyRow
-	nextName     = `, {name}`
+// batchPollSQL reads many elections: a row for each that there is; see pollSQL.
+const batchPollSQL = `
+SELECT ` + pollColumns + `, CAST(r.election_name AS BINARY)
+  FROM {records} AS r
+ WHERE r.election_name IN ({name}{more})` + everyRow
 
-	// batchRenewSQL is renewSQL for many elections: parameters of each of
-	// batchRow. As many rows as were as observed and were not locked. The inner
-	// select locks exactly those, by primary key, without waiting; the limit
-	// keeps it a select of its own, as MySQL would otherwise merge it into the
-	// update, which waits.
-	batchRenewSQL = `UPDATE (SELECT b.* FROM (SELECT ` + batchRow + `{more}) AS b` +
-		` STRAIGHT_JOIN {records} AS r ON r.election_name = b.name WHERE r.version = b.observed AND r.leader_uid = b.uid AND {session}` +
-		` LIMIT 1000 FOR UPDATE SKIP LOCKED) AS b STRAIGHT_JOIN {records} AS r ON r.election_name = b.name` +
-		` SET r.lease_duration_seconds = b.lease, r.acquire_time = b.acquired, r.renew_time = b.renewed, r.leader_transitions = b.transitions,` +
-		` r.strategy = b.strategy, r.preferred_holder = b.preferred, r.version = b.version, r.last_update = UTC_TIMESTAMP(6), r.server = {server}`
+const nextName = `, {name}`
 
-	// batchRow are the values of one renewal, the first of which name them and
-	// give the types for the others. Names and uids get the columns' collation,
-	// or comparing would depend on the session's.
-	batchRow = binary + ` AS name, ` + binaryUID + ` AS uid, ? AS observed, ? AS lease, ? AS acquired, ? AS renewed,` +
-		` ? AS transitions, {text} AS strategy, {text} AS preferred, ? AS version`
-	nextBatchRow = ` UNION ALL SELECT ` + binary + `, ` + binaryUID + `, ?, ?, ?, ?, ?, {text}, {text}, ?`
+func (s *statements) pollMany(members []*batched) statement {
+	args := make([]any, len(members))
+	for i, m := range members {
+		args[i] = s.encode(m.lock.election)
+	}
+	return statement{s.expandMany(batchPollSQL, nextName, len(members)), args}
+}
+
+// batchRenewSQL is renewSQL for many elections: as many rows as were as observed and were not
+// locked. The inner select locks exactly those, by primary key, without waiting; the limit keeps it
+// a select of its own, as MySQL would otherwise merge it into the update, which waits.
+const batchRenewSQL = `
+UPDATE (SELECT b.* FROM (SELECT ` + batchRow + `{more}) AS b
+          STRAIGHT_JOIN {records} AS r ON r.election_name = b.name
+         WHERE r.version = b.observed AND r.leader_uid = b.uid AND NOT (r.step_down_uid <=> r.leader_uid) AND {session}
+         LIMIT 1000 FOR UPDATE SKIP LOCKED) AS b
+       STRAIGHT_JOIN {records} AS r ON r.election_name = b.name
+   SET r.lease_duration_seconds = b.lease, r.acquire_time = b.acquired, r.renew_time = b.renewed, r.leader_transitions = b.transitions,
+       r.strategy = b.strategy, r.preferred_holder = b.preferred, r.ready = b.ready, r.version = b.version, r.last_update = UTC_TIMESTAMP(6), r.server = {server}`
+
+// batchRow are the values of one renewal, the first of which name them and give the types for the
+// others. Names and uids get the columns' collation, or comparing would depend on the session's.
+const (
+	batchRow = binary + ` AS name, ` + binaryUID + ` AS uid, ? AS observed, ? AS lease, ? AS acquired, ? AS renewed,
+       ? AS transitions, {text} AS strategy, {text} AS preferred, ? AS ready, ? AS version`
+	nextBatchRow = ` UNION ALL SELECT ` + binary + `, ` + binaryUID + `, ?, ?, ?, ?, ?, {text}, {text}, ?, ?`
 	binary       = `CONVERT({name} USING utf8mb4) COLLATE utf8mb4_bin`
 	binaryUID    = `CONVERT(? USING utf8mb4) COLLATE utf8mb4_bin`
 )
+
+func (s *statements) renewMany(members []*batched) statement {
+	args := make([]any, 0, 11*len(members))
+	for _, m := range members {
+		r := m.next.record
+		args = append(args, s.encode(m.lock.election), m.lock.uid, m.old.version, r.LeaseDurationSeconds, datetime(r.AcquireTime), datetime(r.RenewTime),
+			r.LeaderTransitions, s.encode(string(r.Strategy)), s.encode(r.PreferredHolder), m.next.ready, m.next.version)
+	}
+	return statement{s.expandMany(batchRenewSQL, nextBatchRow, len(members)), args}
+}
+
+// expandMany expands a text whose {more} is n-1 times next.
+func (s *statements) expandMany(text, next string, n int) string {
+	return s.holes.Replace(strings.Replace(fold(text), "{more}", strings.Repeat(next, n-1), 1))
+}
 
 // serve makes b that of a pool's Locks.
 func (b *Batch) serve(db *sql.DB, database string) error {
@@ -90,7 +116,7 @@ func (b *Batch) serve(db *sql.DB, database string) error {
 	defer b.mu.Unlock()
 	if b.db == nil {
 		b.db, b.database = db, database
-		b.tables.Store(tablesOf(database, true))
+		b.tables.Store(tablesIn(database, true))
 		b.polls.run, b.renewals.run = b.sendPolls, b.sendRenewals
 	}
 	if b.db != db || b.database != database {
@@ -99,81 +125,11 @@ func (b *Batch) serve(db *sql.DB, database string) error {
 	return nil
 }
 
-// queue is what waits to be sent together.
-type queue struct {
-	run     func(context.Context, []*batched)
-	mu      sync.Mutex
-	waiting []*batched
-	due     time.Time // when they are sent, at the latest
-}
-
-// batched is one operation in a queue.
-type batched struct {
-	lock *Lock
-	o    *operation
-
-	old, next *row       // what a renewal compares with and writes
-	found     *row       // what a poll found
-	outcome   chan error // has room for one, as nobody may be waiting any more
-}
-
 // What becomes of a renewal, besides errors that end it.
 var (
 	errNotSent = errors.New("not sent")
 	errPassed  = errors.New("one of many was passed over, and it is not known which")
 )
-
-// wait sends m together with others and returns what became of it.
-func (q *queue) wait(m *batched) error {
-	m.outcome = make(chan error, 1)
-	q.mu.Lock()
-	q.waiting = append(q.waiting, m)
-	wait := min(m.o.timeout/10, maxBatchWait)
-	switch due := time.Now().Add(wait); {
-	case len(q.waiting) == maxBatch:
-		go q.flush()
-	case len(q.waiting) == 1 || due.Before(q.due):
-		q.due = due
-		time.AfterFunc(wait, q.flush)
-	}
-	q.mu.Unlock()
-	select {
-	case err := <-m.outcome:
-		return err
-	case <-m.o.ctx.Done():
-		return m.o.ctx.Err()
-	}
-}
-
-func (q *queue) flush() {
-	q.mu.Lock()
-	waiting := q.waiting
-	q.waiting = nil
-	q.mu.Unlock()
-	// The statement ends with the last of those who wait for it, whose own
-	// contexts may end before.
-	var last time.Time
-	live := waiting[:0]
-	for _, m := range waiting {
-		if m.o.ctx.Err() != nil {
-			continue // given up
-		}
-		live = append(live, m)
-		if end := m.o.started.Add(m.o.timeout); end.After(last) {
-			last = end
-		}
-	}
-	if len(live) == 0 {
-		return
-	}
-	ctx, cancel := context.WithDeadline(context.Background(), last)
-	defer cancel()
-	for len(live) > 0 {
-		n := min(len(live), maxBatch)
-		q.run(ctx, live[:n])
-		live = live[n:]
-	}
-}
 
 // poll is Lock.read, together with others.
 func (b *Batch) poll(l *Lock, o *operation) (*row, error) {
@@ -184,8 +140,8 @@ func (b *Batch) poll(l *Lock, o *operation) (*row, error) {
 	if !l.tables.Load().known {
 		l.tables.Store(b.tables.Load().with(l.options.serverClock))
 	}
-	l.mariaDB = b.mariaDB.Load()
-	o.session.mariaDB = l.mariaDB
+	o.mariaDB = b.mariaDB.Load()
+	o.session.mariaDB = o.mariaDB
 	return m.found, nil
 }
 
@@ -206,13 +162,12 @@ func (b *Batch) sendPolls(ctx context.Context, members []*batched) {
 			p = asked
 		}
 		var refused error
-		m.found, refused = p.row(m.lock)
+		m.found, refused = p.row(b.tables.Load().in(m.lock.encoding).encoding)
 		m.outcome <- refused
 	}
 }
 
-// inFitSession calls f with a session, and again with another if that one turns
-// out to be unfit.
+// inFitSession calls f with a session, and again with another if that one turns out to be unfit.
 func (b *Batch) inFitSession(ctx context.Context, members []*batched, f func(*session) error) error {
 	s := session{db: b.db, mariaDB: b.mariaDB.Load()}
 	err := f(&s)
@@ -223,22 +178,18 @@ func (b *Batch) inFitSession(ctx context.Context, members []*batched, f func(*se
 	return err
 }
 
-// read returns the rows by their elections' names, and what is known of the
-// session for elections without a row.
+// read returns the rows by their elections' names, and what is known of the session for elections
+// without a row.
 func (b *Batch) read(ctx context.Context, s *session, members []*batched) (found map[string]*polled, asked *polled, err error) {
 	if t := b.tables.Load(); !t.known {
 		if t, asked, err = t.learn(ctx, s); err != nil {
 			return nil, nil, err
 		}
-		b.tables.Store(t)
+		b.tables.Store(t.with(true))
 	}
-	statements, w := b.wording(members, func(m *batched) bool { return m.lock.ascii })
-	names := make([]any, len(members))
-	for i, m := range members {
-		names[i] = statements.text(m.lock.election)
-	}
+	statements := b.statements(members, func(m *batched) encoding { return m.lock.encoding })
 	found = make(map[string]*polled, len(members))
-	err = s.query(ctx, w.fill(strings.Replace(batchPollSQL, "{more}", strings.Repeat(nextName, len(members)-1), 1)), names, func(scan scanner) error {
+	err = s.query(ctx, statements.pollMany(members), func(scan scanner) error {
 		var p polled
 		var name sql.NullString
 		if err := scan(append(p.fields(), &name)...); err != nil {
@@ -264,22 +215,17 @@ func (b *Batch) read(ctx context.Context, s *session, members []*batched) (found
 	return found, asked, nil
 }
 
-// wording is that of a statement for all members: if it carries one string
-// beyond ASCII, all travel as that one must.
-func (b *Batch) wording(members []*batched, plain func(*batched) bool) (*statements, wording) {
-	t := b.tables.Load()
-	w := wording{database: t.database, serverClock: true, unicode: !isASCII(t.database)}
+// statements are those for all members: if one carries a non-ASCII string, all travel as that must.
+func (b *Batch) statements(members []*batched, of func(*batched) encoding) *statements {
+	e := asciiEncoding
 	for _, m := range members {
-		w.unicode = w.unicode || !plain(m)
+		e = max(e, of(m))
 	}
-	if w.unicode {
-		return t.forUnicode, w
-	}
-	return t.forASCII, w
+	return b.tables.Load().in(e)
 }
 
-// renew is Lock.swap for a renewal, together with others. It tells whether next
-// was written; if not, and there is no error, the Lock has to do it alone.
+// renew is Lock.swap for a renewal, together with others. It reports whether next was written; if
+// not, and there is no error, the Lock has to do it alone.
 func (b *Batch) renew(l *Lock, o *operation, old, next *row) (written bool, err error) {
 	err = b.renewals.wait(&batched{lock: l, o: o, old: old, next: next})
 	switch {
@@ -300,9 +246,9 @@ func (b *Batch) renew(l *Lock, o *operation, old, next *row) (written bool, err 
 	return false, err
 }
 
-// sendRenewals writes many rows. Each is compared and swapped by itself, so that
-// as many rows as members means that each was as observed. No two members have
-// the same row in the same state, as only the Lock that holds it knows its uid.
+// sendRenewals writes many rows. Each is compared and swapped by itself, so that as many rows as
+// members means that each was as observed. No two members have the same row in the same state, as
+// only the Lock that holds it knows its uid.
 func (b *Batch) sendRenewals(ctx context.Context, members []*batched) {
 	err := errNotSent
 	if len(members) > 1 {
@@ -324,14 +270,8 @@ func (b *Batch) sendRenewals(ctx context.Context, members []*batched) {
 }
 
 func (b *Batch) write(ctx context.Context, s *session, members []*batched) (int64, error) {
-	statements, w := b.wording(members, func(m *batched) bool {
-		return m.lock.ascii && isASCII(string(m.next.record.Strategy)) && isASCII(m.next.record.PreferredHolder)
+	statements := b.statements(members, func(m *batched) encoding {
+		return max(m.lock.encoding, encodingOf(string(m.next.record.Strategy), m.next.record.PreferredHolder))
 	})
-	args := make([]any, 0, 10*len(members))
-	for _, m := range members {
-		r := m.next.record
-		args = append(args, statements.text(m.lock.election), m.lock.uid, m.old.version, r.LeaseDurationSeconds, datetime(r.AcquireTime), datetime(r.RenewTime),
-			r.LeaderTransitions, statements.text(string(r.Strategy)), statements.text(r.PreferredHolder), m.next.version)
-	}
-	return s.write(ctx, w.fill(strings.Replace(batchRenewSQL, "{more}", strings.Repeat(nextBatchRow, len(members)-1), 1)), args...)
+	return s.write(ctx, statements.renewMany(members))
 }

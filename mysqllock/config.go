@@ -17,6 +17,8 @@ import (
 	"github.com/go-sql-driver/mysql"
 )
 
+// The configuration of a connection, from the environment.
+
 // ConfigFromEnv reads the configuration of a connection from the environment:
 //
 //	MYSQL_USER             the account
@@ -36,16 +38,15 @@ import (
 //	MYSQL_TLS_SERVER_NAME  the name that the server's certificate must have;
 //	                       default: MYSQL_HOST
 //
-// A variable that is set to the empty string counts as unset, apart from
-// MYSQL_PASSWORD. A file or a server name makes MYSQL_TLS true if it is unset.
-// Only MYSQL_TLS=true keeps somebody on the way from posing as the server; the
-// other three may even hand the password to him.
+// A variable that is set to the empty string counts as unset, apart from MYSQL_PASSWORD. A file or
+// a server name makes MYSQL_TLS true if it is unset. Only MYSQL_TLS=true protects against a man in
+// the middle; in the other modes an impostor may even receive the password.
 //
-// The client's certificate and key are read again for each connection, so that
-// they can be renewed while the process runs; the authorities are read once.
+// The client's certificate and key are read again for each connection, so that they can be renewed
+// while the process runs; the authorities are read once.
 //
-// One error names every variable that is missing or can't be used, and no
-// variable's value. Nothing is connected or looked up.
+// One error names every variable that is missing or can't be used, and no variable's value. Nothing
+// is connected or looked up.
 func ConfigFromEnv() (*mysql.Config, error) {
 	var e environment
 	config := mysql.NewConfig()
@@ -63,14 +64,13 @@ func ConfigFromEnv() (*mysql.Config, error) {
 	// What the driver makes of the name "preferred".
 	config.AllowFallbackToPlaintext = config.TLSConfig == "preferred"
 	if len(e.problems) > 0 {
-		return nil, &opError{op: "read the configuration from the environment", cause: e.problems}
+		return nil, &opError{op: "read the configuration from the environment", cause: e.problems} // each with its own remedy
 	}
 	return config, nil
 }
 
-// environment collects what is wrong with the environment, in the order in
-// which the variables are read. The texts never show a value: whoever mixes two
-// variables up would find his password in the log.
+// environment collects what is wrong with the environment, in the order in which the variables are
+// read. The texts never show a value: a password in the wrong variable would end up in the log.
 type environment struct {
 	problems problems
 }
@@ -171,9 +171,9 @@ func (e *environment) port() string {
 	return ""
 }
 
-// tls reads the MYSQL_TLS variables. The mode that it returns besides is for
-// the config's TLSConfig: the driver needs only the tls.Config, but that can't
-// be put in a DSN, and a DSN made from the config must not mean plain text.
+// tls reads the MYSQL_TLS variables. The mode that it also returns is for the config's TLSConfig:
+// the driver needs only the tls.Config, but that can't be put in a DSN, and a DSN made from the
+// config must not mean plain text.
 func (e *environment) tls(network string) (config *tls.Config, mode string) {
 	mode = os.Getenv("MYSQL_TLS")
 	config = &tls.Config{MinVersion: tls.VersionTLS12}
@@ -268,8 +268,7 @@ func readKeyPair(certFile, keyFile string) (tls.Certificate, error) {
 	return pair, nil
 }
 
-// readFile leaves the path out of its error: it may be anything, as a secret in
-// the wrong variable.
+// readFile leaves the path out of its error: it may be anything, as a secret in the wrong variable.
 func readFile(file string) ([]byte, error) {
 	content, err := os.ReadFile(file)
 	var inner *fs.PathError

@@ -18,6 +18,7 @@ import (
 	"github.com/go-sql-driver/mysql"
 
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
+	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
 
 // patience is for what takes milliseconds, or some retries, on an idle machine.
@@ -35,8 +36,7 @@ type program struct {
 	terms     chan context.Context // what becomeLeader was called with
 }
 
-// elect starts a candidate. work is what becomeLeader does, ending what
-// loseLeadership does.
+// elect starts a candidate. work is what becomeLeader does, ending what loseLeadership does.
 func elect(t testing.TB, db *sql.DB, election string, lease, renewDeadline time.Duration, work func(context.Context), ending func()) *program {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background()) // t.Context ends before the cleanup
@@ -59,8 +59,8 @@ func elect(t testing.TB, db *sql.DB, election string, lease, renewDeadline time.
 	return c
 }
 
-// electQuickly is elect in the election "e" with a lease of 4 s, and so with
-// terms that end 3 s after the last renewal.
+// electQuickly is elect in the election "e" with a lease of 4 s, and so with terms that end 3 s
+// after the last renewal.
 func electQuickly(t testing.TB, db *sql.DB, work func(context.Context), ending func()) *program {
 	t.Helper()
 	return elect(t, db, "e", 4*time.Second, 3*time.Second, work, ending)
@@ -114,8 +114,8 @@ func holder(t testing.TB, db *sql.DB, election string) string {
 	return e.Holder
 }
 
-// renewals waits until the row of the election "e", which is held, was written
-// n times more. It may be called from a callback.
+// renewals waits until the row of the election "e", which is held, was written n times more. It may
+// be called from a callback.
 func renewals(t testing.TB, db *sql.DB, n int) {
 	t.Helper()
 	deadline := time.After(patience)
@@ -176,8 +176,8 @@ func TestElectLeaderByTheEnvironment(t *testing.T) {
 	}
 }
 
-// setEnvironment makes the environment that ConfigFromEnv reads: nothing but
-// the given config, or nothing at all.
+// setEnvironment makes the environment that ConfigFromEnv reads: nothing but the given config, or
+// nothing at all.
 func setEnvironment(t testing.TB, config *mysql.Config) {
 	t.Helper()
 	for _, variable := range os.Environ() {
@@ -206,14 +206,6 @@ func setEnvironment(t testing.TB, config *mysql.Config) {
 
 func TestElectLeaderReturnsWhatPreventsTheStart(t *testing.T) {
 	config := newConfig(t)
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	unused := free.Addr().String()
-	if err := free.Close(); err != nil {
-		t.Fatal(err)
-	}
 	restricted := newUser(t, config, "SELECT ON *")
 	change := func(f func(*mysql.Config)) *mysql.Config {
 		c := config.Clone()
@@ -236,23 +228,19 @@ func TestElectLeaderReturnsWhatPreventsTheStart(t *testing.T) {
 			parts: []string{"MYSQL_USER", "MYSQL_PASSWORD", "MYSQL_HOST", "MYSQL_DBNAME"},
 		},
 		{
-			name: "nothing listens", config: change(func(c *mysql.Config) { c.Addr = unused }),
-			prefix: `mysqllock: elect leader "e": `, parts: []string{"connection refused"},
-		},
-		{
 			name: "wrong password", config: change(func(c *mysql.Config) { c.Passwd = "hunter2" }),
-			prefix: `mysqllock: elect leader "e": Error 1045`, parts: []string{"; check the user and its password (MYSQL_USER, MYSQL_PASSWORD)"},
+			prefix: `mysqllock: migrate: Error 1045`, parts: []string{"; check the user and its password (MYSQL_USER, MYSQL_PASSWORD)"},
 		},
 		{
 			name: "no such database", config: change(func(c *mysql.Config) { c.DBName = "mysqllock_is_not_there" }),
-			prefix: `mysqllock: elect leader "e": Error 1049`, parts: []string{"; create the database"},
+			prefix: `mysqllock: migrate: Error 1049`, parts: []string{"; create the database"},
 		},
 		{name: "tables can't be made", config: restricted, prefix: "mysqllock: migrate: Error 1142", parts: []string{"GRANT"}},
 		{
 			name: "an election without a name", config: config, election: " ",
 			prefix: `mysqllock: new " ": election name " " begins or ends with a space; remove it`,
 		},
-		{name: "context ended", config: config, ctx: ended, prefix: `mysqllock: elect leader "e": `, parts: []string{"context canceled"}, is: context.Canceled},
+		{name: "context ended", config: config, ctx: ended, prefix: `mysqllock: migrate: `, parts: []string{"context canceled"}, is: context.Canceled},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			setEnvironment(t, c.config)
@@ -272,7 +260,7 @@ func TestElectLeaderReturnsWhatPreventsTheStart(t *testing.T) {
 					t.Errorf("%q lacks %q", err, part)
 				}
 			}
-			for _, secret := range []string{config.Addr, unused, "127.0.0.1", "hunter2", config.Passwd, "pass word"} {
+			for _, secret := range []string{config.Addr, "127.0.0.1", "hunter2", config.Passwd, "pass word"} {
 				if strings.Contains(err.Error(), secret) {
 					t.Errorf("%q shows %q", err, secret)
 				}
@@ -298,7 +286,32 @@ func TestElectLeaderReturnsWhatPreventsTheStart(t *testing.T) {
 	}
 }
 
-func TestATermThatIsLostEndsTheWorkAndTheCandidateLeadsAgain(t *testing.T) {
+func TestElectLeaderWaitsForAServerThatIsNotUpYet(t *testing.T) {
+	config := newConfig(t)
+	network := newProxy(t, config.Addr)
+	network.Set(mysqltest.Network{Refuse: true})
+	setEnvironment(t, network.config(config))
+	ctx, cancel := context.WithCancel(t.Context())
+	led, returned := make(chan struct{}), make(chan error, 1)
+	go func() {
+		returned <- mysqllock.ElectLeader(ctx, "e", func(context.Context) { close(led) }, func() {})
+	}()
+	select {
+	case err := <-returned:
+		t.Fatalf("ended at once: %v", err)
+	case <-led:
+		t.Fatal("leads without a server")
+	case <-time.After(500 * time.Millisecond):
+	}
+	network.forward()
+	<-led
+	cancel()
+	if err := <-returned; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestElectLeaderEndsTheWorkOfALostTermAndLeadsAgain(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	c := electQuickly(t, db, untilDone, nothing)
@@ -325,7 +338,7 @@ func TestATermThatIsLostEndsTheWorkAndTheCandidateLeadsAgain(t *testing.T) {
 	}
 }
 
-func TestWhoNeverLedIsNotToldThatItLost(t *testing.T) {
+func TestElectLeaderSaysNothingOfALossToWhoNeverLed(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	hold(t, db, "e", "another") // a lease of 15 s
@@ -351,7 +364,7 @@ func TestWhoNeverLedIsNotToldThatItLost(t *testing.T) {
 }
 
 // What hands the lease over too early is two leaders at work.
-func TestTheLeaseIsKeptUntilTheWorkHasEnded(t *testing.T) {
+func TestElectLeaderKeepsTheLeaseUntilTheWorkHasEnded(t *testing.T) {
 	t.Parallel()
 	for _, last := range []string{"becomeLeader", "loseLeadership"} {
 		t.Run(last+" returns last", func(t *testing.T) {
@@ -399,10 +412,10 @@ func TestTheLeaseIsKeptUntilTheWorkHasEnded(t *testing.T) {
 	}
 }
 
-// An elector whose renewals fail for RenewDeadline releases the lease before it
-// ends the context of the work. If the release comes through, the next leader
-// begins while the work has not even been told to end.
-func TestALostTermIsNotReleasedUnderTheWork(t *testing.T) {
+// An elector whose renewals fail for RenewDeadline releases the lease before it ends the context of
+// the work. If the release comes through, the next leader begins while the work has not even been
+// told to end.
+func TestElectLeaderDoesNotReleaseALostTermUnderTheWork(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	var failing atomic.Bool
@@ -447,7 +460,7 @@ func hookedPoolOf(t testing.TB, db *sql.DB, before func(string, []driver.NamedVa
 }
 
 // The style of v0: becomeLeader starts something and returns.
-func TestATermGoesOnWhenBecomeLeaderReturns(t *testing.T) {
+func TestElectLeaderGoesOnWithATermWhenBecomeLeaderReturns(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	c := electQuickly(t, db, func(context.Context) {}, nothing)
@@ -465,7 +478,7 @@ func TestATermGoesOnWhenBecomeLeaderReturns(t *testing.T) {
 	}
 }
 
-func TestTheSecondCallerLeadsAsSoonAsTheFirstHasReturned(t *testing.T) {
+func TestElectLeaderOfTheSecondCallerLeadsAsSoonAsTheFirstHasReturned(t *testing.T) {
 	t.Parallel()
 	db, config := newTables(t)
 	const lease = time.Minute
@@ -497,9 +510,9 @@ func TestTheSecondCallerLeadsAsSoonAsTheFirstHasReturned(t *testing.T) {
 	second.stops(t)
 }
 
-// A candidate that is told to stop while its takeover is on the way holds the
-// lease if the server applies it: nobody led, and nobody could lead for a lease.
-func TestATakeoverThatAStopMeetsIsReleased(t *testing.T) {
+// A candidate that is told to stop while its takeover is on the way holds the lease if the server
+// applies it: nobody led, and nobody could lead for a lease.
+func TestElectLeaderReleasesATakeoverThatAStopMeets(t *testing.T) {
 	t.Parallel()
 	const election = "takeover-that-a-stop-meets" // to be told from other tests' statements
 	db, config := newTables(t)
@@ -532,7 +545,7 @@ func TestATakeoverThatAStopMeetsIsReleased(t *testing.T) {
 	}
 }
 
-func TestAnOutageLongerThanTheLeaseIsSurvived(t *testing.T) {
+func TestElectLeaderSurvivesAnOutageLongerThanTheLease(t *testing.T) {
 	t.Parallel()
 	own, config := ownServer(t)
 	const lease = 5 * time.Second
@@ -562,7 +575,7 @@ func TestAnOutageLongerThanTheLeaseIsSurvived(t *testing.T) {
 	}
 }
 
-func TestTermsOfCandidatesThatComeAndGoNeverOverlap(t *testing.T) {
+func TestElectLeaderTermsOfCandidatesThatComeAndGoNeverOverlap(t *testing.T) {
 	t.Parallel()
 	_, config := newTables(t)
 	var (

@@ -11,16 +11,15 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
-// WithEventTarget names the object that events are recorded on, in operators
-// usually the process's own Pod.
+// WithEventTarget names the object that events are recorded on, in operators usually the process's
+// own Pod.
 //
-// Default: a reference to the election. Of the election "namespace/name" its
-// events are in that namespace; of any other election they are in the namespace
-// "default", as nothing here knows another. A recorder that writes to one namespace
-// only, by its sink (client.CoreV1().Events("ops")) or by its account's rights,
-// can't write them there: name the Pod, or another object of its namespace. What
-// an API server takes for no name is put into one: "ops/my_task" is referred to as
-// "my-task-5d8517a4" in the namespace "ops".
+// Default: a reference to the election. Of the election "namespace/name" its events are in that
+// namespace; of any other election they are in the namespace "default", as nothing here knows
+// another. A recorder that writes to one namespace only, by its sink
+// (client.CoreV1().Events("ops")) or by its account's rights, can't write them there: name the Pod,
+// or another object of its namespace. What an API server takes for no name is put into one:
+// "ops/my_task" is referred to as "my-task-5d8517a4" in the namespace "ops".
 func WithEventTarget(obj runtime.Object) Option {
 	return func(o *options) error {
 		if obj == nil {
@@ -31,13 +30,13 @@ func WithEventTarget(obj runtime.Object) Option {
 	}
 }
 
-// RecordEvent records an event of the elector ("became leader", "stopped
-// leading") if the ResourceLockConfig has an EventRecorder. See WithEventTarget
-// for the object that it is recorded on.
+// RecordEvent records an event of the elector ("became leader", "stopped leading") if the
+// ResourceLockConfig has an EventRecorder. See WithEventTarget for the object that it is recorded
+// on.
 func (l *Lock) RecordEvent(event string) {
-	l.seeEvent(event)
+	l.elector.event(event)
 	if event == "stopped leading" {
-		l.endTerm()
+		l.term.end()
 	}
 	if l.config.EventRecorder == nil {
 		return
@@ -59,13 +58,12 @@ func eventTarget(election string) *corev1.ObjectReference {
 	return target
 }
 
-// maxObjectName leaves room for what a recorder appends to make the event's name:
-// a dot and a time in nanoseconds, as hexadecimal digits.
+// maxObjectName leaves room for what a recorder appends to make the event's name: a dot and a time
+// in nanoseconds, as hexadecimal digits.
 const maxObjectName = validation.DNS1123SubdomainMaxLength - 1 - 16
 
-// objectName is the name of an object for an election: its own if that is one, or
-// else what is left of it, with a part of its hash, so that two elections don't
-// become one.
+// objectName is the name of an object for an election: its own if that is one, or else what is left
+// of it, with a part of its hash, so that two elections don't become one.
 func objectName(election string) string {
 	if len(election) <= maxObjectName && len(validation.IsDNS1123Subdomain(election)) == 0 {
 		return election

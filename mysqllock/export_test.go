@@ -11,12 +11,11 @@ import (
 	"github.com/go-sql-driver/mysql"
 )
 
-// RecordsTable and FencesTable are what Migrate takes for current, in the form
-// of DescribeTable.
+// RecordsTable and FencesTable are what Migrate takes for current, in the form of DescribeTable.
 var RecordsTable, FencesTable = recordsTable.text(), fencesTable.text()
 
 // CertifiedGuardSQL is the guard of clusters, with the table's name as %s.
-var CertifiedGuardSQL = strings.Replace(certifiedGuardSQL, "{fences}", "%s", 1)
+var CertifiedGuardSQL = strings.Replace(fold(multiWriterGuardSQL), "{fences}", "%s", 1)
 
 // DescribeTable is a table's definition as Migrate sees it, as text.
 func DescribeTable(ctx context.Context, db *sql.DB, database, name string) (string, error) {
@@ -38,8 +37,7 @@ func (t *table) text() string {
 	return b.String()
 }
 
-// ElectLeaderWithTimings is ElectLeader on a pool and with timings that a test
-// can wait for.
+// ElectLeaderWithTimings is ElectLeader on a pool and with timings that a test can wait for.
 func ElectLeaderWithTimings(ctx context.Context, db *sql.DB, election string, lease, renewDeadline, retry time.Duration, becomeLeader func(context.Context), loseLeadership func()) error {
 	return electLeader(ctx, db, election, timings{lease, renewDeadline, retry}, becomeLeader, loseLeadership)
 }
@@ -67,17 +65,18 @@ func (l *Lock) OperationTimeout() time.Duration { return l.operationTimeout() }
 
 // ElectorTimings are those of the elector, as far as they were seen.
 func (l *Lock) ElectorTimings() (renewDeadline, retryPeriod time.Duration) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	t := l.elector.timings(l.lease)
-	return t.renewDeadline, t.retry
+	t := l.elector.with(l.term.leaseDuration())
+	return t.renewDeadline, t.retryPeriod
 }
+
+// LeaseEnd is when the lease ends.
+func (l *Lock) LeaseEnd() time.Time { return l.term.expires() }
 
 // PublicText is what is shown of an error.
 var PublicText = publicText
 
-// OpenWithLifetime is Open with another lifetime for connections, and another pause between attempts
-// to replace them.
+// OpenWithLifetime is Open with another lifetime for connections, and another pause between
+// attempts to replace them.
 func OpenWithLifetime(config *mysql.Config, lifetime, pause time.Duration) (*sql.DB, error) {
 	config, err := harden(config)
 	if err != nil {

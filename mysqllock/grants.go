@@ -8,8 +8,10 @@ import (
 	"strings"
 )
 
-// grants tries the lock's own statements in a form that touches no row. A server
-// that is read-only is sent no writes: the driver may end the session for it.
+// What Preflight finds in the account's privileges.
+
+// grants tries the lock's own statements in a form that touches no row. A server that is read-only
+// is sent no writes: the driver may end the session for it.
 func (p *preflight) grants() {
 	readOnly := p.readOnlyServer() != "" || p.readOnlySession()
 	fill := tableNames(p.options.database).Replace
@@ -39,13 +41,13 @@ func (p *preflight) grants() {
 	if !readOnly {
 		var token sql.NullInt64
 		var clock int64
-		probe := fill(strings.NewReplacer("{name}", "?", "{session}", writableSession).Replace(probeSQL))
-		err := p.conn.QueryRowContext(p.ctx, probe, nothingElection).Scan(&token, &clock)
+		probe := statementsFor(placement{database: p.options.database}).probe(absentElection)
+		err := p.conn.QueryRowContext(p.ctx, probe.text, probe.args...).Scan(&token, &clock)
 		if err != nil && !errors.Is(err, sql.ErrNoRows) && !isDenied(err) {
 			p.refused("the statement that looks for guards", err)
 		}
 	}
-	p.needless()
+	p.excessGrants()
 }
 
 // isDenied reports whether the account lacks a privilege.
@@ -66,9 +68,9 @@ var (
 	likePattern = strings.NewReplacer(`\\_`, `_`, `\\%`, `%`, `\\\\`, `\\`, `%`, `.*`, `_`, `.`)
 )
 
-// needless reads what the account may do beyond what a lock needs, by itself or
+// excessGrants reads what the account may do beyond what a lock needs, by itself or
 // by the roles that the session has.
-func (p *preflight) needless() {
+func (p *preflight) excessGrants() {
 	var everywhere, here []string
 	_ = each(p.ctx, p.conn, `SHOW GRANTS`, nil, func(scan scanner) error { // what it may not look at is left out
 		var grant string
@@ -110,7 +112,7 @@ func (p *preflight) needless() {
 	}
 }
 
-// onTables tells whether a grant on that table, or "*", is one on the lock's.
+// onTables reports whether a grant on that table, or "*", is one on the lock's.
 func (p *preflight) onTables(database, table string) bool {
 	if table == "*" {
 		matches, err := regexp.MatchString(`(?is)^`+likePattern.Replace(regexp.QuoteMeta(database))+`$`, p.database)

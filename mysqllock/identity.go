@@ -7,20 +7,21 @@ import (
 	"os"
 	"strconv"
 	"strings"
+
+	"k8s.io/klog/v2"
 )
 
 // NewIdentity makes an identity for this candidate that no other has, such as
 //
 //	worker-7d4b9_0242ac110002_1_4QKBXOLM3H7GRWYZ2N5TJ6DVCE
 //
-// from the hostname, the MAC address of the first network interface that has
-// one, the process id and 128 random bits. The first three are for the person
-// who looks for the leader; the random part is what makes two candidates
-// different, as containers may share hostname, MAC address and process id.
+// from the hostname, the MAC address of the first network interface that has one, the process id
+// and 128 random bits. The first three are for the person who looks for the leader; the random part
+// is what makes two candidates different, as containers may share hostname, MAC address and process
+// id.
 //
-// Each call returns another identity: make one per candidate, at its start, and
-// keep it. An identity that survives a restart (the name of a StatefulSet's pod)
-// has to be chosen by hand.
+// Each call returns another identity: make one per candidate, at its start, and keep it. An
+// identity that survives a restart (the name of a StatefulSet's pod) has to be chosen by hand.
 func NewIdentity() string {
 	hostname, err := os.Hostname()
 	if err != nil {
@@ -29,13 +30,13 @@ func NewIdentity() string {
 	return composeIdentity(hostname, firstMAC(), os.Getpid(), rand.Text())
 }
 
-// composeIdentity joins the parts of an identity by "_" and leaves a MAC address
-// of no bytes out. What the hostname has besides ASCII letters, digits, ".", "_"
-// and "-" becomes "-": validateName accepts the result, and it is the same in
-// every character set that a session can have. The hostname alone is cut.
+// composeIdentity joins the parts of an identity by "_" and leaves a MAC address of no bytes out.
+// Characters of the hostname other than ASCII letters, digits, ".", "_" and "-" become "-":
+// validateName accepts the result, and it is the same in every character set that a session can
+// have. The hostname alone is cut.
 //
-// The MAC address has no colons, as "host_02:42" is what publicText takes for
-// the address of a server.
+// The MAC address has no colons, as "host_02:42" is what publicText takes for the address of a
+// server.
 func composeIdentity(hostname string, mac net.HardwareAddr, pid int, random string) string {
 	suffix := "_" + strconv.Itoa(pid) + "_" + random
 	if len(mac) > 0 {
@@ -54,8 +55,8 @@ func composeIdentity(hostname string, mac net.HardwareAddr, pid int, random stri
 	return hostname[:min(len(hostname), maxNameLength-len(suffix))] + suffix
 }
 
-// firstMAC is the MAC address of the network interface with the lowest index
-// that is no loopback and has one; nil if there is none or it can't be found out.
+// firstMAC is the MAC address of the network interface with the lowest index that is no loopback
+// and has one; nil if there is none or it can't be found out.
 func firstMAC() net.HardwareAddr {
 	interfaces, err := net.Interfaces()
 	if err != nil {
@@ -68,4 +69,36 @@ func firstMAC() net.HardwareAddr {
 		}
 	}
 	return first.HardwareAddr
+}
+
+// WithSameIdentityTakeover restores client-go's behaviour for a lease that is held under this
+// candidate's own identity by another [Lock]: it is taken over at once. A restarted StatefulSet pod
+// resumes without waiting for its own old lease. Two live processes with one identity would take
+// the lease from each other with every retry; by default the second waits like any other follower.
+func WithSameIdentityTakeover() Option {
+	return func(o *options) error {
+		o.sameIdentity = true
+		return nil
+	}
+}
+
+// isNamesake reports whether another Lock holds the row under this one's identity.
+func (l *Lock) isNamesake(r *row) bool {
+	return r.uid != l.uid && r.record.HolderIdentity == l.config.Identity
+}
+
+// mayTakeOverNamesake reports whether the row may be taken over because it is held under this
+// candidate's own identity.
+func (l *Lock) mayTakeOverNamesake(r *row) bool {
+	return l.options.sameIdentity && l.isNamesake(r) && !r.isAsked()
+}
+
+// reportNamesake logs, once for each of them, that another candidate leads under this one's name.
+func (l *Lock) reportNamesake(o *operation, r *row) {
+	if o.reported == r.uid {
+		return
+	}
+	o.reported = r.uid
+	klog.FromContext(o.ctx).Error(ErrDuplicateIdentity, "Election is held under this candidate's own identity; give each process an identity of its own",
+		"lock", l.Describe(), "identity", l.config.Identity)
 }

@@ -35,29 +35,26 @@ func (f Finding) String() string {
 	return fmt.Sprintf("%s: %s: %s; %s", f.Severity, f.Subject, f.Problem, f.Remedy)
 }
 
-// Preflight tells what is wrong with a database as a place for locks, before
-// production does. It changes nothing: the tables and their definition, the
-// account's grants, too few or far too many, a read-only or too old server, the
-// session's settings, durability settings with which a term that was
-// acknowledged can vanish, replication, encryption, the round-trip time against
-// the deadline of an operation, the clocks.
+// Preflight finds out what is wrong with a database as a place for locks, before production does.
+// It looks at the tables and their definition, triggers on them, the account's grants (too few or
+// far too many), a read-only or too old server, the session's settings, durability settings that
+// can lose an acknowledged term, replication, encryption, and the round-trip time against the
+// deadline of an operation. It changes nothing.
 //
-// Give it the account, the pool and the options that the lock will have. It
-// needs no privileges beyond the lock's own; what it may not look at it leaves
-// out: on MySQL, triggers on the tables, which only accounts with TRIGGER are
-// told, and whether a server that takes writes is a replica all the same, which
-// only accounts with REPLICATION CLIENT are told. No findings of
-// SeverityError mean that elections will work now; what a server's software
-// makes of the statements is what mysqllocktest tells.
+// Give it the account, the pool and the options that the lock will have. It needs no privileges
+// beyond the lock's own, and leaves out what it may not see: on MySQL, triggers (that takes
+// TRIGGER), and whether a server that takes writes is also a replica (that takes REPLICATION
+// CLIENT). Without a finding of [SeverityError] elections will work now. Whether the server's
+// software runs the statements rightly is another question, for package mysqllocktest.
 //
 // An error is returned only if the database can't be asked at all.
 func Preflight(ctx context.Context, db *sql.DB, opts ...Option) ([]Finding, error) {
 	if db == nil {
-		return nil, &opError{op: "preflight", cause: errors.New("db is nil; open a pool first, as with mysqllock.Open")}
+		return nil, wrap("preflight", "", errNoPool, nil)
 	}
 	o, err := applyOptions(opts)
 	if err != nil {
-		return nil, &opError{op: "preflight", cause: err}
+		return nil, wrap("preflight", "", err, nil)
 	}
 	ctx, cancel := context.WithTimeout(ctx, inspectTimeout)
 	defer cancel()
@@ -112,8 +109,8 @@ func (p *preflight) add(severity Severity, subject, problem, remedy string) {
 	p.findings = append(p.findings, Finding{severity, subject, problem, remedy})
 }
 
-// refused adds what the server has against something that a lock does. An error
-// that is said of all that follows is found once.
+// refused adds what the server has against something that a lock does. An error that is said of all
+// that follows is found once.
 func (p *preflight) refused(what string, err error) {
 	n := number(err)
 	switch {
@@ -130,26 +127,26 @@ func (p *preflight) refused(what string, err error) {
 }
 
 const (
-	// selectLimitSQL reads what cuts the answers to SHOW, too; no row if it is 0. A
-	// node of Galera that is not part of its cluster answers to SHOW alone.
+	// selectLimitSQL reads what cuts the answers to SHOW, too; no row if it is 0. A node of Galera
+	// that is not part of its cluster answers to SHOW alone.
 	selectLimitSQL = `SHOW VARIABLES LIKE 'sql_select_limit'`
 	// minSelectLimit is more than anything here has rows.
 	minSelectLimit = 10_000
 
-	// variablesSQL reads settings that differ between servers and versions: what
-	// isn't known has no row.
+	// variablesSQL reads settings that differ between servers and versions: what isn't known has no
+	// row.
 	variablesSQL = `SHOW VARIABLES WHERE Variable_name IN ('version', 'autocommit', 'character_set_client', 'character_set_connection',` +
 		` 'character_set_results', 'read_only', 'super_read_only', 'transaction_read_only', 'tx_read_only', 'innodb_read_only', 'innodb_flush_log_at_trx_commit',` +
 		` 'log_bin', 'sync_binlog', 'binlog_format', 'innodb_doublewrite', 'wsrep_on', 'group_replication_group_name')`
 	// statusSQL does the same with its status.
 	statusSQL = `SHOW GLOBAL STATUS WHERE Variable_name IN ('wsrep_ready', 'wsrep_cluster_status', 'Slaves_running')`
 
-	// nothingElection is a name that no election can have, as it ends in a space.
-	nothingElection = "mysqllock preflight "
+	// absentElection is a name that no election can have, as it ends in a space.
+	absentElection = "mysqllock preflight "
 )
 
-// liftSelectLimit makes the session return whole answers for as long as Preflight
-// asks; restore ends that. What a lock reads has limits of its own.
+// liftSelectLimit makes the session return whole answers for as long as Preflight asks; restore
+// ends that. What a lock reads has limits of its own.
 func (p *preflight) liftSelectLimit() (restore func(), err error) {
 	var name string
 	var limit uint64
@@ -187,7 +184,7 @@ func (p *preflight) is(variable string, values ...string) bool {
 	return slices.Contains(values, p.variables[variable])
 }
 
-// isOn tells also values of newer servers, such as read_only=NO_LOCK.
+// isOn also knows values of newer servers, such as read_only=NO_LOCK.
 func (p *preflight) isOn(variable string) bool { return !p.is(variable, "", "OFF", "0") }
 
 func (p *preflight) outsideCluster() bool {
@@ -204,12 +201,12 @@ func (p *preflight) session() {
 	}
 	for _, name := range []string{"character_set_client", "character_set_connection", "character_set_results"} {
 		if !p.is(name, "UTF8MB4") {
-			p.add(SeverityWarning, name, "it is "+strings.ToLower(p.variables[name])+", so that names beyond ASCII are refused", "set charset=utf8mb4 in the DSN")
+			p.add(SeverityWarning, name, "it is "+strings.ToLower(p.variables[name])+", so that non-ASCII names are refused", "set charset=utf8mb4 in the DSN")
 		}
 	}
 }
 
-// tables tells whether there are tables to try grants on.
+// tables reports whether there are tables to try grants on.
 func (p *preflight) tables() bool {
 	p.database = p.options.database
 	if p.database == "" {
@@ -237,94 +234,15 @@ func (p *preflight) tables() bool {
 		case have == nil:
 			there = false
 			p.add(SeverityError, want.name, "there is no such table in the database "+p.database+", or none that the account has a privilege on", "run mysqllock.Migrate or apply mysqllock.Schema, and grant SELECT, INSERT and UPDATE")
+		case have.lacksColumns():
+			there = false
+			p.add(SeverityError, want.name, "it is of an earlier version, without the columns ready and step_down_uid", "run mysqllock.Migrate, or the ALTER TABLE that mysqllock.Schema begins with")
 		case have.isV0():
 			there = false
 			p.add(SeverityError, want.name, "it is the table of the earlier go-leaderelection-mysql", "stop its candidates, and run mysqllock.Migrate, which upgrades it")
 		}
 	}
 	return there
-}
-
-func (p *preflight) server() {
-	if name := p.readOnlyServer(); name != "" {
-		p.add(SeverityError, name, "the server is read-only, perhaps a replica", "connect to the primary")
-	}
-	if p.readOnlySession() {
-		p.add(SeverityError, "transaction_read_only", "the session's transactions are read-only", "remove it from the DSN, the server's configuration or init_connect")
-	}
-	if p.options.serverClock && p.is("binlog_format", "STATEMENT") {
-		p.add(SeverityWarning, "binlog_format", "it is STATEMENT, with which a replica writes its own name where WithServerClock looks for the primary's", "set binlog_format to ROW or MIXED, or leave WithServerClock out")
-	}
-}
-
-// readOnlyServer is the variable that makes the server read-only, empty if none does.
-func (p *preflight) readOnlyServer() string {
-	for _, name := range []string{"super_read_only", "read_only", "innodb_read_only"} {
-		if p.isOn(name) {
-			return name
-		}
-	}
-	return ""
-}
-
-func (p *preflight) readOnlySession() bool {
-	return p.is("transaction_read_only", "ON", "1") || p.is("tx_read_only", "ON", "1")
-}
-
-func (p *preflight) durability() {
-	const vanish = "a power failure can undo a term that was acknowledged, and its fencing token with it"
-	if value := p.variables["innodb_flush_log_at_trx_commit"]; value != "1" && value != "" {
-		p.add(SeverityWarning, "innodb_flush_log_at_trx_commit", "it is "+value+": "+vanish, "set it to 1")
-	}
-	if value := p.variables["sync_binlog"]; p.is("log_bin", "ON", "1") && value != "1" && value != "" {
-		p.add(SeverityWarning, "sync_binlog", "it is "+value+": "+vanish+", as what is not in the binary log is rolled back when the server recovers", "set it to 1")
-	}
-	if p.is("innodb_doublewrite", "OFF", "0") {
-		p.add(SeverityWarning, "innodb_doublewrite", "it is off: a power failure can leave half a page", "set it to ON, unless the file system writes whole pages")
-	}
-}
-
-func (p *preflight) replication() {
-	galera, group := p.isOn("wsrep_on"), p.variables["group_replication_group_name"] != ""
-	switch {
-	case galera:
-		p.add(SeverityInfo, "wsrep_on", "Galera: Guard and Transact write to the fence row, as locks are known to one node only; guarded transactions of one election wait for each other", "expect error 1213 at a commit, and try again")
-	case group:
-		p.add(SeverityInfo, "group_replication_group_name", "Group Replication: Guard and Transact write to the fence row, as locks are known to one member only", "expect error 1213 or 3101 at a commit, and try again")
-	case !p.isOn("read_only") && p.isReplica():
-		p.add(SeverityWarning, "replication", "the server takes writes, but is a replica of another one: candidates at both would elect two", "connect to the primary, and set read_only on its replicas; on one that was promoted RESET REPLICA ALL")
-	case p.is("log_bin", "ON", "1"):
-		p.add(SeverityInfo, "log_bin", "the binary log is on; if an asynchronous replica is promoted, it may lack the last term and its token", "promote only a replica that has everything, as semi-synchronous replication makes likely")
-	}
-}
-
-// isReplica tells one of MariaDB that replicates now, and, if the account may
-// know it, any.
-func (p *preflight) isReplica() bool {
-	replica := p.isOn("slaves_running")
-	// What it may not look at is left out. MySQL before 8.0.22 has the second alone.
-	for _, statement := range []string{`SHOW REPLICA STATUS`, `SHOW SLAVE STATUS`} {
-		err := each(p.ctx, p.conn, statement, nil, func(scanner) error {
-			replica = true
-			return nil
-		})
-		if err == nil {
-			break
-		}
-	}
-	return replica
-}
-
-func (p *preflight) encryption() {
-	var name, cipher, user string
-	if p.conn.QueryRowContext(p.ctx, `SHOW SESSION STATUS LIKE 'Ssl_cipher'`).Scan(&name, &cipher) != nil ||
-		p.conn.QueryRowContext(p.ctx, `SELECT USER()`).Scan(&user) != nil {
-		return // what it may not look at is left out
-	}
-	host := user[strings.LastIndex(user, "@")+1:]
-	if cipher == "" && host != "localhost" && !strings.HasPrefix(host, "127.") && host != "::1" {
-		p.add(SeverityWarning, "TLS", "the connection is not encrypted, and comes from "+host, "set MYSQL_TLS=true, or tls in the DSN")
-	}
 }
 
 func (p *preflight) latency() {

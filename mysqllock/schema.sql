@@ -1,8 +1,16 @@
 -- The tables of mysqllock. Apply this file, or call mysqllock.Migrate.
 --
 -- election_records: one row per election, rewritten by every renewal. All times
--- are UTC. leader_name is empty when the election was released; leader_uid tells
--- which instance holds it, so that two processes with one name stay two.
+-- are UTC. leader_name is empty when the election was released; leader_uid says
+-- which instance holds it, so that two processes with one name stay two. ready
+-- is 0 while the leader can't do its work; step_down_uid is the leader_uid of the
+-- leader that was asked to step down.
+--
+-- If the tables are of an earlier version, add the columns that are new:
+--
+--   ALTER TABLE election_records
+--     ADD COLUMN ready         TINYINT     NOT NULL DEFAULT 1,
+--     ADD COLUMN step_down_uid VARCHAR(64) NOT NULL DEFAULT (LEFT(_utf8mb4'-', 0));
 CREATE TABLE IF NOT EXISTS election_records (
   election_name          VARCHAR(255) NOT NULL,
   leader_name            VARCHAR(255) NOT NULL,
@@ -16,6 +24,8 @@ CREATE TABLE IF NOT EXISTS election_records (
   preferred_holder       VARCHAR(255) NOT NULL,
   server                 VARCHAR(255) NOT NULL,
   version                BIGINT       NOT NULL DEFAULT 0,
+  ready                  TINYINT      NOT NULL DEFAULT 1,
+  step_down_uid          VARCHAR(64)  NOT NULL DEFAULT (LEFT(_utf8mb4'-', 0)),
   PRIMARY KEY (election_name)
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 

@@ -7,34 +7,35 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync"
 
 	"k8s.io/klog/v2"
 )
 
-// A session is fit for a lock if what it writes is committed at once, to the
-// tables that the lock began with, under the names that were meant. A pool that
-// others use as well may hand out one that is not: with autocommit off, with an
-// open transaction (a BEGIN by Exec, whose COMMIT went to another session), with
-// another character set or database, with locked tables, on a server that became
-// read-only or left its cluster. What such a session does must not count, and it
-// must not come back: the pool would hand it out again first.
+// A session is fit for a lock if what it writes is committed at once, to the tables that the lock
+// began with, under the names that were meant. A pool that others use as well may hand out one that
+// is not: with autocommit off, with an open transaction (a BEGIN by Exec, whose COMMIT went to
+// another session), with another character set or database, with locked tables, on a server that
+// became read-only or left its cluster. What such a session does must not count, and it must not go
+// back to the pool, which would hand it out again first.
 //
-// So each operation of a lock runs on one session, looks whether that is fit,
-// and otherwise closes it and begins anew in another.
+// So each operation of a lock runs on one session, looks whether that is fit, and otherwise closes
+// it and begins anew in another.
 
 const (
-	// stateSQL is what a session says of itself in each poll, as the bits below.
-	// MySQL takes the first comment for a comment, MariaDB the second.
+	// stateSQL is what a session says of itself in each poll, as the bits below. MySQL takes the
+	// first comment for a comment, MariaDB the second.
 	stateSQL = `@@autocommit /*M! + 2 + 4 * @@in_transaction */ /*!80000 + 8 * (@@transaction_isolation = 'SERIALIZABLE') */`
 
-	// writableSession keeps a write from being "done" in a transaction that
-	// nobody commits.
+	// sessionCheckSQL asks the session for its state, its character sets and its database.
+	sessionCheckSQL = `SELECT ` + stateSQL + `, ` + charsetsSQL + `, CAST(DATABASE() AS BINARY)`
+
+	// writableSession keeps a write from being "done" in a transaction that nobody commits.
 	writableSession = `@@autocommit = 1 /*M! AND @@in_transaction = 0 */`
 
-	// rollbackSQL ends an open transaction on MySQL, which has no variable that
-	// tells of one. It knows nothing of completion_type, and does nothing where
-	// no transaction is open. (SET TRANSACTION fails inside of a transaction, and
-	// so would tell, but vtgate, TiDB and ProxySQL let it pass.)
+	// rollbackSQL ends an open transaction on MySQL, which has no variable that shows one. It
+	// ignores completion_type, and does nothing if no transaction is open. (SET TRANSACTION fails
+	// inside of a transaction and so would show one, but vtgate, TiDB and ProxySQL let it pass.)
 	rollbackSQL = `ROLLBACK AND NO CHAIN NO RELEASE`
 )
 
@@ -70,18 +71,16 @@ func charsetError(charset string) error {
 	return sessionError("the session's character set is " + charset + ", in which the election's name, the identity or another name is another; set charset=utf8mb4 in the DSN")
 }
 
-// isUnfit reports whether err is about the session or its server, and the
-// statement was not executed: another session may do better. driver.ErrBadConn
-// says that nothing was sent, or, with rejectReadOnly, that the server is
-// read-only.
+// isUnfit reports whether err is about the session or its server, and the statement was not
+// executed: another session may do better. driver.ErrBadConn says that nothing was sent, or, with
+// rejectReadOnly, that the server is read-only.
 func isUnfit(err error) bool {
 	var unfit sessionError
-	if errors.As(err, &unfit) || errors.Is(err, driver.ErrBadConn) {
+	if errors.As(err, &unfit) || errors.Is(err, driver.ErrBadConn) || isReadOnly(err) {
 		return true
 	}
 	switch number(err) {
-	case errOptionPreventsWrite, errReadOnlyTransaction, errReadOnlyMode, // read-only
-		errUnknownCommand, errShutdown, errOffline, // not in its cluster, or on its way out
+	case errUnknownCommand, errShutdown, errOffline, // not in its cluster, or on its way out
 		errTableReadLocked, errTableNotLocked, errReadLocked, // LOCK TABLES, FLUSH TABLES WITH READ LOCK
 		errXA,
 		errConnectionKilled, errSessionKilled, errIdleDisconnect:
@@ -93,8 +92,8 @@ func isUnfit(err error) bool {
 // maxSessions bounds how many sessions one operation tries.
 const maxSessions = 3
 
-// session is what one operation runs on: a connection, taken when it is first
-// needed. An operation that a Batch does needs none.
+// session is what one operation runs on: a connection, taken when it is first needed. An operation
+// that a Batch does needs none.
 type session struct {
 	db      *sql.DB
 	mariaDB bool // as far as known: its statements look for an open transaction themselves
@@ -106,9 +105,9 @@ type session struct {
 	unfit error // what the last session was discarded for
 }
 
-// settle ends the use of the connection, after an operation with that outcome. It
-// reports whether the operation is to be done again, as a whole, in another
-// session: not after maxSessions, or when ctx has ended.
+// settle ends the use of the connection, after an operation with that outcome. It reports whether
+// the operation is to be done again, as a whole, in another session: not after maxSessions, or when
+// ctx has ended.
 func (s *session) settle(ctx context.Context, err *error) (again bool) {
 	conn := s.conn
 	s.conn, s.tracked, s.ready = nil, nil, false
@@ -153,41 +152,39 @@ func discard(conn *sql.Conn) {
 }
 
 // queryRow reads one row into dest: sql.ErrNoRows if there is none.
-func (s *session) queryRow(ctx context.Context, statement string, args []any, dest ...any) error {
+func (s *session) queryRow(ctx context.Context, q statement, dest ...any) error {
 	if err := s.connect(ctx); err != nil {
 		return err
 	}
-	return s.conn.QueryRowContext(ctx, statement, args...).Scan(dest...)
+	return s.conn.QueryRowContext(ctx, q.text, q.args...).Scan(dest...)
 }
 
 // query calls f for each row.
-func (s *session) query(ctx context.Context, statement string, args []any, f func(scanner) error) error {
+func (s *session) query(ctx context.Context, q statement, f func(scanner) error) error {
 	if err := s.connect(ctx); err != nil {
 		return err
 	}
-	return each(ctx, s.conn, statement, args, f)
+	return each(ctx, s.conn, q.text, q.args, f)
 }
 
-// write runs a statement that may write, or lock, and returns how many rows it
-// changed.
-func (s *session) write(ctx context.Context, statement string, args ...any) (int64, error) {
+// write runs a statement that may write, or lock, and returns how many rows it changed.
+func (s *session) write(ctx context.Context, w statement) (int64, error) {
 	if err := s.endTransaction(ctx); err != nil {
 		return 0, err
 	}
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
-	result, err := s.conn.ExecContext(ctx, statement, args...)
+	result, err := s.conn.ExecContext(ctx, w.text, w.args...)
 	if err != nil {
 		return 0, unanswered(err)
 	}
 	return result.RowsAffected()
 }
 
-// endTransaction makes sure that no transaction is open, once for each
-// operation: nobody else uses the session meanwhile. It sends something only to
-// MySQL, and, in a pool of Open, only if somebody other than a lock has used the
-// connection.
+// endTransaction makes sure that no transaction is open, once for each operation: nobody else uses
+// the session meanwhile. It sends something only to MySQL, and, in a pool of Open, only if somebody
+// other than a lock has used the connection.
 func (s *session) endTransaction(ctx context.Context) error {
 	if err := s.connect(ctx); err != nil || s.ready || s.mariaDB {
 		return err
@@ -204,8 +201,8 @@ func (s *session) endTransaction(ctx context.Context) error {
 	return nil
 }
 
-// mayBeStale reports whether what was read may be the view of a transaction that
-// somebody left open: its snapshot is as old as that.
+// mayBeStale reports whether what was read may be the view of a transaction that somebody left
+// open: its snapshot is as old as that.
 func (s *session) mayBeStale() bool {
 	return !s.mariaDB && !s.ready && (s.tracked == nil || s.tracked.foreign)
 }
@@ -214,7 +211,7 @@ func (s *session) mayBeStale() bool {
 func (s *session) check(ctx context.Context) (p *polled, database string, err error) {
 	p = &polled{}
 	var name sql.NullString
-	if err := s.queryRow(ctx, sessionCheckSQL, nil, &p.state, &p.charsets, &name); err != nil {
+	if err := s.queryRow(ctx, statement{text: sessionCheckSQL}, &p.state, &p.charsets, &name); err != nil {
 		return nil, "", err
 	}
 	return p, name.String, s.note(ctx, sessionState(p.state.Int64))
@@ -227,8 +224,8 @@ func (s *session) note(ctx context.Context, state sessionState) error {
 		return err
 	}
 	if state.has(stateSerializable) && s.mayBeStale() {
-		// There, a poll in an open transaction locks the row that the leader
-		// renews, until that transaction ends.
+		// There, a poll in an open transaction locks the row that the leader renews, until that
+		// transaction ends.
 		return s.endTransaction(ctx)
 	}
 	return nil
@@ -244,17 +241,28 @@ func (l *Lock) reportUnfit(ctx context.Context, why error) {
 	if n := number(why); n != 0 {
 		kind = strconv.Itoa(int(n)) // the server's words differ with the statement
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.unfit[kind] {
+	if !l.unfit.isNews(kind) {
 		return
 	}
-	if l.unfit == nil {
-		l.unfit = map[string]bool{}
-	}
-	l.unfit[kind] = true
 	if remedy := remedy("update", why, nil); remedy != "" {
 		text += "; " + remedy
 	}
 	klog.FromContext(ctx).Info("Closed a session of the pool that is unfit for elections", "lock", l.Describe(), "reason", text)
+}
+
+// unfitReports is what sessions were discarded for, as far as it was logged.
+type unfitReports struct {
+	mu     sync.Mutex
+	logged map[string]bool
+}
+
+func (r *unfitReports) isNews(kind string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	news := !r.logged[kind]
+	if r.logged == nil {
+		r.logged = map[string]bool{}
+	}
+	r.logged[kind] = true
+	return news
 }

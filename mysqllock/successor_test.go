@@ -80,9 +80,11 @@ func (p *path) config(config *mysql.Config) *mysql.Config {
 	return config
 }
 
-func sessionID(t testing.TB, q interface {
+type rowQueryer interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
-}) (id int64) {
+}
+
+func sessionID(t testing.TB, q rowQueryer) (id int64) {
 	t.Helper()
 	if err := q.QueryRowContext(t.Context(), `SELECT CONNECTION_ID()`).Scan(&id); err != nil {
 		t.Fatal(err)
@@ -106,7 +108,7 @@ func useUntilOffered(t testing.TB, db *sql.DB, through *proxy) {
 
 // offering reports whether a goroutine offers a successor: it has opened it, and waits.
 func offering() bool {
-	for _, goroutine := range strings.Split(goroutines(), "\n\n") {
+	for goroutine := range strings.SplitSeq(goroutines(), "\n\n") {
 		state, stack, _ := strings.Cut(goroutine, "\n")
 		if strings.Contains(state, "[select") && strings.Contains(stack, "(*successors).run(") && !strings.Contains(stack, "(*connector).open(") {
 			return true
@@ -121,7 +123,8 @@ func goroutines() string {
 }
 
 // Error 1040 cost a lease once, after three minutes.
-func TestALeaderKeepsItsLeaseWhileTheServerHasNoConnectionLeft(t *testing.T) {
+func TestSuccessorThatCantBeOpenedCostsNoLease(t *testing.T) {
+	t.Parallel()
 	_, config := ownServer(t, "--max-connections=12")
 	admin := open(t, config)
 	if err := mysqllock.Migrate(t.Context(), admin); err != nil {
@@ -133,6 +136,7 @@ func TestALeaderKeepsItsLeaseWhileTheServerHasNoConnectionLeft(t *testing.T) {
 	db := openAgeing(t, account, lifetime, 100*time.Millisecond)
 	leader := begin(t, db, "shortage", "leader", hasty, false)
 	<-leader.leading
+	sessionOf(t, admin, account.User) // from now on admin has a connection
 
 	var held []*sql.Conn
 	shortage := func(lasts time.Duration) (session int64) {
@@ -207,7 +211,7 @@ func isFull(err error) bool {
 	return errors.As(err, &refused) && refused.Number == 1040
 }
 
-func TestAPoolFollowsItsServerAndKeepsItsConnectionUntilItCan(t *testing.T) {
+func TestSuccessorFollowsTheServerAndIsWaitedFor(t *testing.T) {
 	old, next := newProxy(t, server.Config().Addr), newProxy(t, server.Config().Addr)
 	way := &path{to: old.Addr()}
 	db := openAgeing(t, way.config(newConfig(t)), 50*time.Millisecond, 20*time.Millisecond)
@@ -229,7 +233,7 @@ func TestAPoolFollowsItsServerAndKeepsItsConnectionUntilItCan(t *testing.T) {
 	}
 }
 
-func TestOneSuccessorIsOpenedAtATimeAndNotAgainAtOnceAfterAFailure(t *testing.T) {
+func TestSuccessorsAreOpenedOneAtATimeAndNotAgainAtOnceAfterAFailure(t *testing.T) {
 	defer klog.CaptureState().Restore()
 	logger := ktesting.NewLogger(t, ktesting.NewConfig(ktesting.Verbosity(1), ktesting.BufferLogs(true)))
 	klog.SetLoggerWithOptions(logger, klog.ContextualLogger(true))
@@ -303,7 +307,7 @@ func TestOneSuccessorIsOpenedAtATimeAndNotAgainAtOnceAfterAFailure(t *testing.T)
 	}
 }
 
-func TestASuccessorThatDiedIsNotUsed(t *testing.T) {
+func TestSuccessorThatDiedIsNotUsed(t *testing.T) {
 	old, next := newProxy(t, server.Config().Addr), newProxy(t, server.Config().Addr)
 	way := &path{to: old.Addr()}
 	db := openAgeing(t, way.config(newConfig(t)), 2*time.Second, time.Hour)
@@ -317,7 +321,7 @@ func TestASuccessorThatDiedIsNotUsed(t *testing.T) {
 	eventually(t, 20*time.Second, "another successor takes its place", func() bool { return sessionID(t, db) != id })
 }
 
-func TestANewConnectionIsTheSuccessorThatIsOpen(t *testing.T) {
+func TestSuccessorThatIsOpenIsTheNextNewConnection(t *testing.T) {
 	through := newProxy(t, server.Config().Addr)
 	way := &path{to: through.Addr()}
 	const lifetime = 3 * time.Second
@@ -338,7 +342,7 @@ func TestANewConnectionIsTheSuccessorThatIsOpen(t *testing.T) {
 	}
 }
 
-func TestASuccessorThatNobodyTakesIsClosed(t *testing.T) {
+func TestSuccessorThatNobodyTakesIsClosed(t *testing.T) {
 	_, config := newTables(t)
 	account := newAccount(t, config, "SELECT ON {db}.*")
 	for _, test := range []struct {
@@ -370,7 +374,7 @@ func TestASuccessorThatNobodyTakesIsClosed(t *testing.T) {
 	}
 }
 
-func TestAPoolIsClosedWhileASuccessorIsBeingOpened(t *testing.T) {
+func TestSuccessorThatIsBeingOpenedDoesNotKeepAPoolFromClosing(t *testing.T) {
 	through := newProxy(t, server.Config().Addr)
 	way := &path{to: through.Addr()}
 	db := openAgeing(t, way.config(newConfig(t)), 20*time.Millisecond, time.Hour)
@@ -395,7 +399,7 @@ func TestAPoolIsClosedWhileASuccessorIsBeingOpened(t *testing.T) {
 	}
 }
 
-func TestAnIdleConnectionIsClosedWithoutASuccessor(t *testing.T) {
+func TestSuccessorIsNotOpenedForAnIdleConnection(t *testing.T) {
 	_, config := newTables(t)
 	account := newAccount(t, config, "SELECT ON {db}.*")
 	db, err := mysqllock.OpenWithLifetime(account, time.Second, time.Hour)
@@ -413,7 +417,7 @@ func TestAnIdleConnectionIsClosedWithoutASuccessor(t *testing.T) {
 	}
 }
 
-func TestWhatIsPreparedGoesOnWorkingInASuccessor(t *testing.T) {
+func TestSuccessorGoesOnWithWhatIsPrepared(t *testing.T) {
 	_, config := newTables(t)
 	const lifetime = 100 * time.Millisecond
 	const replacements = 4

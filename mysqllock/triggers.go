@@ -5,8 +5,7 @@ import (
 	"strings"
 )
 
-// triggersSQL: parameters (database, table); a row per trigger that the account
-// is told of.
+// triggersSQL: parameters (database, table); a row per trigger that the account may see.
 const triggersSQL = `SELECT TRIGGER_NAME, ACTION_TIMING, EVENT_MANIPULATION FROM information_schema.TRIGGERS` +
 	` WHERE EVENT_OBJECT_SCHEMA = {database} AND EVENT_OBJECT_TABLE = ? AND EVENT_MANIPULATION <> 'DELETE' ORDER BY TRIGGER_NAME` + everyRow
 

@@ -6,8 +6,8 @@
 //	go run ./multi-cluster -cluster west -kubeconfig ~/.kube/west
 //
 // The leader logs "reconciled" for each ConfigMap of its cluster. When its cluster is cut off from MySQL, it loses the
-// lease; when it loses its own API server only, it could hold the lease for ever and do nothing, so it gives it up. In
-// both cases it exits, and the other cluster takes over.
+// lease; when it loses its own API server only, it is asked to step down by a cluster that can work. In both cases it
+// exits, and the other cluster takes over. If all API servers are away, the lease stays where it is.
 package main
 
 import (
@@ -23,7 +23,6 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -70,10 +69,22 @@ func run(ctx context.Context, o options) error {
 	if err := mysqllock.Migrate(ctx, db); err != nil {
 		return err
 	}
+	// A cluster whose API server is away hands over to one whose is not: a follower that
+	// can work asks the leader that can't to step down.
+	ctx, stepDown := context.WithCancelCause(ctx)
+	defer stepDown(nil)
+	api, err := discovery.NewDiscoveryClientForConfig(config)
+	if err != nil {
+		return err
+	}
 	// One election for all clusters. Pods may have one name in two clusters, so
 	// the cluster's name is part of the identity.
 	lock, err := mysqllock.New(db, "fleet/example", resourcelock.ResourceLockConfig{Identity: o.cluster + "/" + mysqllock.NewIdentity()},
-		mysqllock.WithTimings(o.lease, o.renew, o.retry))
+		mysqllock.WithTimings(o.lease, o.renew, o.retry),
+		mysqllock.WithReadiness(func(ctx context.Context) error {
+			return api.RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
+		}),
+		mysqllock.WithStepDown(func() { stepDown(errSteppedDown) }))
 	if err != nil {
 		return err
 	}
@@ -90,20 +101,16 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	// A runnable runs in the leader only, unless it says otherwise.
-	client, err := discovery.NewDiscoveryClientForConfig(config)
-	if err != nil {
-		return err
-	}
-	if err := m.Add(manager.RunnableFunc(func(ctx context.Context) error {
-		return watchAPIServer(ctx, client, o)
-	})); err != nil {
-		return err
-	}
 	if err := ctrl.NewControllerManagedBy(m).For(&corev1.ConfigMap{}).Complete(reconcile.Func(work)); err != nil {
 		return err
 	}
-	return m.Start(ctx)
+	if err := m.Start(ctx); err != nil {
+		return err
+	}
+	if err := context.Cause(ctx); errors.Is(err, errSteppedDown) {
+		return err
+	}
+	return nil
 }
 
 // work is where your work goes. It is called in the leading cluster only.
@@ -112,20 +119,4 @@ func work(ctx context.Context, _ ctrl.Request) (ctrl.Result, error) {
 	return ctrl.Result{}, nil
 }
 
-// watchAPIServer ends the manager, and so the term, when the leader's own cluster hasn't answered for a RenewDeadline.
-func watchAPIServer(ctx context.Context, client discovery.ServerVersionInterface, o options) error {
-	tick := time.NewTicker(o.retry)
-	defer tick.Stop()
-	for answered := time.Now(); ; {
-		if _, err := client.ServerVersion(); err == nil {
-			answered = time.Now()
-		} else if time.Since(answered) > o.renew {
-			return fmt.Errorf("the API server of cluster %s has not answered for %v: %w", o.cluster, o.renew, err)
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
+var errSteppedDown = errors.New("stepped down, as another cluster asked for it")

@@ -22,7 +22,7 @@ func TestTheOtherClusterTakesOver(t *testing.T) {
 		fail    func(cluster)
 		message string
 	}{
-		{"the API server is gone", func(c cluster) { c.api.CloseClientConnections(); c.api.Close() }, "has not answered for"},
+		{"the API server is gone", func(c cluster) { c.api.CloseClientConnections(); c.api.Close() }, "stepped down"},
 		{"MySQL is gone", func(c cluster) { c.database.Set(mysqltest.Network{Refuse: true}) }, "leader election lost"},
 		{"all is gone", func(c cluster) {
 			c.api.CloseClientConnections()

@@ -88,7 +88,11 @@ func run(ctx context.Context, o options) error {
 	}
 	metrics.Registry.MustRegister(collectors.NewDBStatsCollector(db, "lock"), collectors.NewDBStatsCollector(work, "work"))
 
-	lock, err := mysqllock.New(db, "off-cluster", resourcelock.ResourceLockConfig{Identity: mysqllock.NewIdentity()}, mysqllock.WithTimings(o.lease, o.renew, o.retry))
+	// A leader whose work can't reach what it needs is asked to step down by one that can.
+	ctx, stepDown := context.WithCancel(ctx)
+	defer stepDown()
+	lock, err := mysqllock.New(db, "off-cluster", resourcelock.ResourceLockConfig{Identity: mysqllock.NewIdentity()},
+		mysqllock.WithTimings(o.lease, o.renew, o.retry), mysqllock.WithReadiness(work.PingContext), mysqllock.WithStepDown(stepDown))
 	if err != nil {
 		return err
 	}

@@ -1,5 +1,5 @@
 // Command operator is a controller-runtime manager as kubebuilder scaffolds it, whose leader election is in MySQL instead
-// of the cluster's API server. What is different from the scaffold is marked with (1) to (5).
+// of the cluster's API server. What is different from the scaffold is marked with (1) to (6).
 //
 //	export MYSQL_USER=app MYSQL_PASSWORD=secret MYSQL_HOST=127.0.0.1 MYSQL_DBNAME=mydb
 //	go run ./operator -kubeconfig ~/.kube/config -leader-elect
@@ -15,6 +15,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -22,6 +23,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -89,7 +91,21 @@ func run(ctx context.Context, o options) error {
 	recorder := &lateRecorder{}
 	// Not the Pod's name alone, which a container that is started again has, too.
 	lockConfig := resourcelock.ResourceLockConfig{Identity: mysqllock.NewIdentity()}
-	lockOptions := []mysqllock.Option{mysqllock.WithTimings(o.lease, o.renew, o.retry)}
+	// (6) A leader that is cut off from its API server alone is asked by another
+	// replica to step down, and its process ends; if all are, nobody loses the lease.
+	ctx, stepDown := context.WithCancelCause(ctx)
+	defer stepDown(nil)
+	api, err := discovery.NewDiscoveryClientForConfig(config)
+	if err != nil {
+		return err
+	}
+	lockOptions := []mysqllock.Option{
+		mysqllock.WithTimings(o.lease, o.renew, o.retry),
+		mysqllock.WithReadiness(func(ctx context.Context) error {
+			return api.RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
+		}),
+		mysqllock.WithStepDown(func() { stepDown(errSteppedDown) }),
+	}
 	if pod.Name != "" {
 		lockConfig.EventRecorder = recorder
 		lockOptions = append(lockOptions, mysqllock.WithEventTarget(pod))
@@ -130,8 +146,16 @@ func run(ctx context.Context, o options) error {
 	if err := manager.AddReadyzCheck("readyz", healthz.Ping); err != nil {
 		return err
 	}
-	return manager.Start(ctx)
+	if err := manager.Start(ctx); err != nil {
+		return err
+	}
+	if err := context.Cause(ctx); errors.Is(err, errSteppedDown) {
+		return err
+	}
+	return nil
 }
+
+var errSteppedDown = errors.New("stepped down, as another replica asked for it")
 
 // reconciler is where your work goes.
 type reconciler struct{ client.Client }

@@ -107,3 +107,28 @@ func TestARollingRestart(t *testing.T) {
 		t.Error("the password is in the log")
 	}
 }
+
+// A leader that can't reach its API server does no work: a replica that can takes its place.
+func TestAReplicaThatIsCutOffFromItsAPIServerHandsOver(t *testing.T) {
+	db := exampletest.NewDatabase(t)
+	leaders := exampletest.NewLeaders(t, `Starting workers`, `All workers finished`)
+	servers := map[*exampletest.Process]*apiserver.Server{}
+	start := func(name string) *exampletest.Process {
+		api := apiserver.New(t)
+		p := exampletest.Start(t, name, db.Env, leaders.Seen, "-kubeconfig="+api.Kubeconfig(t), "-leader-elect",
+			"-metrics-bind-address=0", "-health-probe-bind-address=0", "-lease-duration=30s", "-renew-deadline=10s", "-retry-period=200ms")
+		servers[p] = api
+		return p
+	}
+	first, second := start("first"), start("second")
+	leader := leaders.Who(first, second)
+	other := exampletest.Others([]*exampletest.Process{first, second}, leader)[0]
+	servers[leader].CloseClientConnections()
+	servers[leader].Close()
+	if code := leader.Ends(t); code != 1 {
+		t.Errorf("exit code %d", code)
+	}
+	leader.Prints(t, "stepped down", 1)
+	leaders.Gone(leader)
+	leaders.Who(other)
+}

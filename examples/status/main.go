@@ -1,8 +1,8 @@
-// Command status shows all elections of a database as a web page and as JSON, and checks that the database is fit for them.
+// Command status shows all elections of a database as a web page and as JSON. For a shell there is the command mysqllock
+// (list -watch), which also checks that the database is fit for elections (check).
 //
 //	export MYSQL_USER=app MYSQL_PASSWORD=secret MYSQL_HOST=127.0.0.1 MYSQL_DBNAME=mydb
 //	go run ./status                    http://localhost:8080/ and /elections.json
-//	go run ./status -check             what is wrong with the database; exit code 1 if elections would fail
 //
 // It needs SELECT on the two tables and is no candidate itself. Serve it to people who may know who leads where: the page
 // has no login of its own.
@@ -17,7 +17,6 @@ import (
 	"flag"
 	"fmt"
 	"html/template"
-	"io"
 	"net/http"
 	"os"
 	"os/signal"
@@ -38,10 +37,6 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 
 func main() {
 	address := flag.String("listen", "localhost:8080", "where to serve the page")
-	check := flag.Bool("check", false, "tell what is wrong with the database, and end")
-	lease := flag.Duration("lease-duration", 15*time.Second, "of your electors, for -check")
-	renew := flag.Duration("renew-deadline", 10*time.Second, "of your electors, for -check")
-	retry := flag.Duration("retry-period", 2*time.Second, "of your electors, for -check")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -55,35 +50,12 @@ func main() {
 			return err
 		}
 		defer func() { _ = db.Close() }() // nothing to lose
-		if *check {
-			return preflight(ctx, os.Stdout, db, mysqllock.WithTimings(*lease, *renew, *retry))
-		}
 		return serve(ctx, db, *address)
 	}()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "status:", err)
 		os.Exit(1)
 	}
-}
-
-// preflight prints what it finds. An error means that elections would fail.
-func preflight(ctx context.Context, w io.Writer, db *sql.DB, timings mysqllock.Option) error {
-	findings, err := mysqllock.Preflight(ctx, db, timings)
-	if err != nil {
-		return err
-	}
-	failed := 0
-	for _, f := range findings {
-		if f.Severity == mysqllock.SeverityError {
-			failed++
-		}
-		fmt.Fprintf(w, "%-7s  %s: %s\n         remedy: %s\n", f.Severity, f.Subject, f.Problem, f.Remedy)
-	}
-	if failed > 0 {
-		return fmt.Errorf("%d of %d findings are errors: elections would fail", failed, len(findings))
-	}
-	fmt.Fprintln(w, "ok       elections will work here")
-	return nil
 }
 
 func serve(ctx context.Context, db *sql.DB, address string) error {
@@ -145,7 +117,9 @@ type entry struct {
 	Election     string    `json:"election"`
 	Leader       string    `json:"leader"` // empty: released
 	Expired      bool      `json:"expired"`
-	Age          float64   `json:"age_seconds"` // since the last renewal
+	Ready        bool      `json:"ready"`               // as of the last renewal
+	SteppingDown bool      `json:"step_down_requested"` // the leader was asked
+	Age          float64   `json:"age_seconds"`         // since the last renewal
 	Lease        float64   `json:"lease_seconds"`
 	Since        time.Time `json:"acquire_time"`
 	Transitions  int       `json:"leader_transitions"`
@@ -155,7 +129,7 @@ type entry struct {
 func entries(list []mysqllock.Election) []entry {
 	all := make([]entry, 0, len(list))
 	for _, e := range list {
-		all = append(all, entry{e.Name, e.Holder, e.Expired, e.Age.Seconds(), e.LeaseDuration.Seconds(), e.AcquireTime, e.LeaderTransitions, e.FencingToken})
+		all = append(all, entry{e.Name, e.Holder, e.Expired, e.Ready, e.StepDownRequested, e.Age.Seconds(), e.LeaseDuration.Seconds(), e.AcquireTime, e.LeaderTransitions, e.FencingToken})
 	}
 	return all
 }

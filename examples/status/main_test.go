@@ -85,6 +85,22 @@ func TestThePageAndTheJSONShowAllElections(t *testing.T) {
 		}
 	}
 
+	if _, err := db.ExecContext(t.Context(), `UPDATE election_records SET ready = 0 WHERE election_name = 'shop/orders'`); err != nil {
+		t.Fatal(err)
+	}
+	if _, text := get("/"); !strings.Contains(text, "led, not ready") {
+		t.Error("a leader that is not ready isn't shown")
+	}
+	if err := mysqllock.RequestStepDown(t.Context(), db.DB, "shop/orders"); err != nil {
+		t.Fatal(err)
+	}
+	if _, text := get("/"); !strings.Contains(text, "stepping down") {
+		t.Error("a request to step down isn't shown")
+	}
+	if _, err := db.ExecContext(t.Context(), `UPDATE election_records SET ready = 1, step_down_uid = ''`); err != nil {
+		t.Fatal(err)
+	}
+
 	_, text = get("/elections.json")
 	var all []entry
 	if err := json.Unmarshal([]byte(text), &all); err != nil {
@@ -95,7 +111,7 @@ func TestThePageAndTheJSONShowAllElections(t *testing.T) {
 	for _, e := range all {
 		if e.Election == "shop/orders" {
 			found = true
-			if e.Leader != "worker-1" || e.Expired || e.Lease != 60 || e.FencingToken != token || e.Age < 0 || e.Age > 60 {
+			if e.Leader != "worker-1" || e.Expired || !e.Ready || e.SteppingDown || e.Lease != 60 || e.FencingToken != token || e.Age < 0 || e.Age > 60 {
 				t.Errorf("%+v", e)
 			}
 		}
@@ -118,28 +134,4 @@ func TestDurationsAreShort(t *testing.T) {
 			t.Errorf("%v is shown as %q, not %q", d, got, want)
 		}
 	}
-}
-
-func TestCheckTellsWhatIsWrong(t *testing.T) {
-	db := exampletest.NewDatabase(t)
-	bad := exampletest.Start(t, "bad", db.Env, nil, "-check")
-	if code := bad.Ends(t); code != 1 {
-		t.Errorf("exit code %d without tables", code)
-	}
-	bad.Prints(t, "there is no such table", 2)
-	bad.Prints(t, "remedy: run mysqllock.Migrate or apply mysqllock.Schema", 1)
-
-	if err := mysqllock.Migrate(t.Context(), db.DB); err != nil {
-		t.Fatal(err)
-	}
-	good := exampletest.Start(t, "good", db.Env, nil, "-check")
-	if code := good.Ends(t); code != 0 {
-		t.Errorf("exit code %d", code)
-	}
-	good.Prints(t, "elections will work here", 1)
-	timings := exampletest.Start(t, "timings", db.Env, nil, "-check", "-lease-duration=1s")
-	if code := timings.Ends(t); code != 1 {
-		t.Errorf("exit code %d with bad timings", code)
-	}
-	timings.Prints(t, "would work", 1)
 }

@@ -290,7 +290,7 @@ func (v *verdict) entries(events []event, ledger []entry) {
 	}
 }
 
-// wasLost tells whether an entry was under way while what was committed did not reach the server that took over.
+// wasLost reports whether an entry was under way while what was committed did not reach the server that took over.
 func wasLost(events []event, of event) bool {
 	return slices.ContainsFunc(events, func(e event) bool {
 		return e.Kind == lost && of.Time.After(e.Time.Add(-e.Duration)) && of.Time.Add(-of.Duration).Before(e.Time)

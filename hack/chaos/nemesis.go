@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"os"
 	"path/filepath"
@@ -198,17 +197,19 @@ func losing(l loss) candidateFault {
 
 func locked(query string) serverFault {
 	return func(ctx context.Context, w *world, d time.Duration) error {
-		tx, err := w.site.node(d).admin.BeginTx(context.WithoutCancel(ctx), nil)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = tx.Rollback() }() // nothing was written
-		var n int64
-		if err := tx.QueryRowContext(ctx, query, election).Scan(&n); err != nil {
-			return err
-		}
-		wait.For(ctx, d)
-		return nil
+		return insist(ctx, func() error {
+			tx, err := w.site.node(d).admin.BeginTx(context.WithoutCancel(ctx), nil)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = tx.Rollback() }() // nothing was written
+			var n int64
+			if err := tx.QueryRowContext(ctx, query, election).Scan(&n); err != nil {
+				return err
+			}
+			wait.For(ctx, d)
+			return nil
+		})
 	}
 }
 
@@ -216,21 +217,28 @@ func locked(query string) serverFault {
 func reversible(ctx context.Context, w *world, d time.Duration, do, undo string) error {
 	always := context.WithoutCancel(ctx)
 	admin := w.site.node(d).admin
-	err := insist(always, admin, do)
+	exec := func(statement string) error {
+		return insist(always, func() error {
+			_, err := admin.ExecContext(always, statement)
+			return err
+		})
+	}
+	err := exec(do)
 	if err == nil {
 		wait.For(ctx, d)
-		return insist(always, admin, undo)
+		return exec(undo)
 	}
 	_, _ = admin.ExecContext(always, undo) // it may have been done nevertheless
 	return err
 }
 
-// insist repeats a statement for which the server does not get its own locks: MySQL 9.7 answered a RENAME TABLE so.
-func insist(ctx context.Context, db *sql.DB, statement string) error {
+// insist repeats what the server does not get its locks for: a RENAME TABLE on MySQL 9.7, or a row that a transaction
+// holds whose candidate was cut off.
+func insist(ctx context.Context, try func() error) error {
 	for end := trueTime().Add(time.Minute); ; wait.For(ctx, 100*time.Millisecond) {
-		_, err := db.ExecContext(ctx, statement)
+		err := try()
 		var server *mysql.MySQLError
-		if !errors.As(err, &server) || server.Number != 1205 || trueTime().After(end) {
+		if !errors.As(err, &server) || server.Number != 1205 || trueTime().After(end) || ctx.Err() != nil {
 			return err
 		}
 	}

@@ -30,7 +30,7 @@ func (c *candidate) try(ctx context.Context, config *mysql.Config) error {
 	return nil
 }
 
-// trial tells whether the candidate's lock keeps to a rule. The account may also delete.
+// trial reports whether the candidate's lock keeps to a rule. The account may also delete.
 func (c *candidate) trial(ctx context.Context, config *mysql.Config, rule string) (held bool, err error) {
 	db, err := c.open(config)
 	if err != nil {

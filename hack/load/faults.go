@@ -220,7 +220,7 @@ func (f *fleet) judge(w *window, outages []outage) {
 	}
 }
 
-// isExplained tells whether the candidate's process had an outage longer than its timings survive, within a lease.
+// isExplained reports whether the candidate's process had an outage longer than its timings survive, within a lease.
 func (f *fleet) isExplained(e event, outages []outage) bool {
 	process := (e.Election + e.Candidate) % f.processes
 	for _, o := range outages {

@@ -118,7 +118,7 @@ func token(t *testing.T, lock *mysqllock.Lock) int64 {
 	return token
 }
 
-// hasNumber tells whether a server answered with one of these errors.
+// hasNumber reports whether a server answered with one of these errors.
 func hasNumber(err error, numbers ...uint16) bool {
 	var e *mysql.MySQLError
 	if !errors.As(err, &e) {

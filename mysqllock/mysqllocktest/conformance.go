@@ -1,4 +1,4 @@
-// Package mysqllocktest tells whether a server is fit for mysqllock: a suite of tests of everything that the lock needs of
+// Package mysqllocktest reports whether a server is fit for mysqllock: a suite of tests of everything that the lock needs of
 // a server, for those who use some MySQL-compatible service, a proxy in between, or settings of their own.
 //
 // A test file of theirs is all that it takes:
@@ -42,6 +42,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -89,10 +90,14 @@ func Run(t *testing.T, open func(t *testing.T) *sql.DB) {
 		{"of candidates that create one election one wins", s.creates},
 		{"of candidates that saw the same row one wins", s.takeovers},
 		{"a compare-and-swap with an older row changes nothing", s.stale},
+		{"a request to step down ends the renewals of that leader alone", s.stepsDown},
+		{"a leader that is not ready is asked to step down", s.follows},
 		{"fencing tokens grow", s.tokens},
 		{"a guarded transaction commits", s.commits},
 		{"a stale leader's transaction commits nothing", s.fences},
 		{"a takeover is refused at once while a transaction guards the term", s.pins},
+		{"a fenced statement of a stale leader changes nothing", s.fencesStatements},
+		{"a takeover is refused while a fenced statement's transaction is open", s.pinsByStatements},
 		{"a session that is cut off rolls back", s.cutOff},
 		{"a statement that is given up ends", s.deadlines},
 	} {
@@ -309,6 +314,49 @@ func (s *suite) stale(t *testing.T) {
 	}
 }
 
+func (s *suite) stepsDown(t *testing.T) {
+	db := s.open(t)
+	leader, other := s.lock(t, db, "step-down", "leader"), s.lock(t, db, "step-down", "other")
+	must(t, "Create", leader.Create(t.Context(), record("leader")))
+	must(t, "RequestStepDown", mysqllock.RequestStepDown(t.Context(), db, s.prefix+"step-down"))
+	if err := leader.Update(t.Context(), record("leader")); err == nil || apierrors.IsConflict(err) {
+		t.Errorf("a renewal after the request: error %v, want one that is no Conflict", err)
+	}
+	takeOver(t, other)
+	must(t, "a renewal of the next leader", other.Update(t.Context(), record("other")))
+}
+
+func (s *suite) follows(t *testing.T) {
+	db := s.open(t)
+	ready := func(context.Context) error { return nil }
+	unready := atomic.Bool{}
+	mayBe := func(context.Context) error {
+		if unready.Load() {
+			return errors.New("not ready")
+		}
+		return nil
+	}
+	const retry = 100 * time.Millisecond
+	timings := mysqllock.WithTimings(60*time.Second, 10*time.Second, retry)
+	leader := s.lock(t, db, "readiness", "leader", timings, mysqllock.WithReadiness(mayBe))
+	follower := s.lock(t, db, "readiness", "follower", timings, mysqllock.WithReadiness(ready))
+	must(t, "Create", leader.Create(t.Context(), record("leader")))
+	unready.Store(true)
+	must(t, "a renewal of a leader that is not ready", leader.Update(t.Context(), record("leader")))
+	get(t, follower)
+	tick := time.NewTicker(retry)
+	defer tick.Stop()
+	for began := time.Now(); ; <-tick.C {
+		if err := leader.Update(t.Context(), record("leader")); err != nil {
+			break // asked
+		}
+		get(t, follower)
+		if time.Since(began) > timeout {
+			t.Fatal("a follower that is ready does not ask the leader to step down")
+		}
+	}
+}
+
 func (s *suite) tokens(t *testing.T) {
 	db := s.open(t)
 	a, b := s.lock(t, db, "tokens", "a"), s.lock(t, db, "tokens", "b")
@@ -416,6 +464,70 @@ func (s *suite) pins(t *testing.T) {
 	must(t, "COMMIT", tx.Commit())
 	s.wantEntry(t, db, "pins", 1)
 	takeOver(t, next)
+}
+
+// condition is that of lock's term; "" where the lock refuses it, as on clusters.
+func condition(t *testing.T, lock *mysqllock.Lock) (string, []any) {
+	t.Helper()
+	condition, args, err := lock.FenceCondition()
+	if errors.Is(err, mysqllock.ErrNotLeader) {
+		t.Fatal(err)
+	}
+	if err != nil {
+		t.Log("the lock refuses fenced statements here:", err)
+	}
+	return condition, args
+}
+
+// fencedEntry is a statement with a condition: parameters (entry, those of the condition).
+func fencedEntry(condition string) string {
+	return `INSERT INTO mysqllocktest_ledger (entry) SELECT ? FROM DUAL WHERE ` + condition
+}
+
+func (s *suite) fencesStatements(t *testing.T) {
+	db := s.open(t)
+	leader, other := s.lock(t, db, "fenced", "leader"), s.lock(t, db, "fenced", "other")
+	must(t, "Create", leader.Create(t.Context(), record("leader")))
+	condition, args := condition(t, leader)
+	if condition == "" {
+		return
+	}
+	write := func(entry string) int64 {
+		result, err := db.ExecContext(t.Context(), fencedEntry(condition), append([]any{s.prefix + entry}, args...)...)
+		must(t, "a fenced statement", err)
+		n, err := result.RowsAffected()
+		must(t, "RowsAffected", err)
+		return n
+	}
+	if n := write("fenced"); n != 1 {
+		t.Errorf("a leader's statement changed %d rows", n)
+	}
+	takeOver(t, other)
+	if n := write("stale"); n != 0 {
+		t.Errorf("a stale leader's statement changed %d rows", n)
+	}
+}
+
+func (s *suite) pinsByStatements(t *testing.T) {
+	db := s.open(t)
+	leader, other := s.lock(t, db, "pinned", "leader"), s.lock(t, s.open(t), "pinned", "other")
+	must(t, "Create", leader.Create(t.Context(), record("leader")))
+	condition, args := condition(t, leader)
+	if condition == "" {
+		return
+	}
+	// At other levels the server locks what an INSERT reads by itself.
+	tx, err := db.BeginTx(t.Context(), &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+	must(t, "BEGIN", err)
+	defer func() { _ = tx.Rollback() }() // after the commit: nothing
+	_, err = tx.ExecContext(t.Context(), fencedEntry(condition), append([]any{s.prefix + "pinned"}, args...)...)
+	must(t, "a fenced statement", err)
+	get(t, other)
+	if err := other.Update(t.Context(), record("other")); err == nil {
+		t.Error("another candidate took over before the commit")
+	}
+	must(t, "COMMIT", tx.Commit())
+	takeOver(t, other)
 }
 
 func (s *suite) cutOff(t *testing.T) {

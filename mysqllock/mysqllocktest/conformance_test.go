@@ -36,12 +36,17 @@ var breaks = []struct {
 	{
 		"locking reads that do not lock", // as on a replica, or at a node of a cluster
 		strings.NewReplacer(" LOCK IN SHARE MODE", ""),
-		[]string{"a stale leader's transaction commits nothing", "a takeover is refused at once while a transaction guards the term"},
+		[]string{"a stale leader's transaction commits nothing", "a takeover is refused at once while a transaction guards the term", "a takeover is refused while a fenced statement's transaction is open"},
 	},
 	{
 		"a fence row that forgets its token, and a clock that stands still",
 		strings.NewReplacer("SET f.fencing_token = ", "SET f.fencing_token = 0 * ", "TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))", "1"),
 		[]string{"fencing tokens grow", "a guarded transaction commits"},
+	},
+	{
+		"requests to step down that reach nobody",
+		strings.NewReplacer("SET step_down_uid = leader_uid", "SET step_down_uid = step_down_uid"),
+		[]string{"a request to step down ends the renewals of that leader alone", "a leader that is not ready is asked to step down"},
 	},
 	{
 		"names without case",

@@ -216,6 +216,8 @@ func (s *Server) discover(w http.ResponseWriter, path string) bool {
 			}
 		}
 		answer(w, http.StatusOK, groups)
+	case "/readyz":
+		answer(w, http.StatusOK, "ok")
 	case "/version":
 		answer(w, http.StatusOK, map[string]string{"major": "1", "minor": "37", "gitVersion": "v1.37.0"})
 	default:
@@ -249,7 +251,7 @@ func split(path string) (collection, name string) {
 	return "", ""
 }
 
-// within tells whether an object is of a collection, also of one over all namespaces.
+// within reports whether an object is of a collection, also of one over all namespaces.
 func within(collection, path string) bool {
 	of, _ := split(path)
 	if of == collection {

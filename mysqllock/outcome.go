@@ -1,0 +1,77 @@
+package mysqllock
+
+import (
+	"errors"
+	"fmt"
+
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+)
+
+// What a compare-and-swap that matched nothing means.
+
+// lostError is a lost compare-and-swap: cause is what the elector is told, now the row that was
+// found instead, nil if it is gone or couldn't be read.
+type lostError struct {
+	cause error
+	now   *row
+}
+
+func (e *lostError) Error() string { return e.cause.Error() }
+func (e *lostError) Unwrap() error { return e.cause }
+
+// lost finds out why a compare-and-swap with old matched no row. What it reads is not made
+// o.observed: the elector hasn't seen it, and an optimistic update that the elector still believes
+// in must not overwrite a successor.
+func (l *Lock) lost(o *operation, old *row, record resourcelock.LeaderElectionRecord) error {
+	now, err := l.read(o)
+	switch {
+	case isUnfit(err):
+		// Nothing is lost: the session was changed after the row was observed.
+		return err
+	case err != nil:
+		l.term.end()
+		return &lostError{cause: conflict(l.election, "the row has changed since it was observed")}
+	case now == nil:
+		l.term.end()
+		return &lostError{cause: notFound(l.election)}
+	case now.version == old.version && now.uid == l.uid && now.isAsked() && l.term.current() != 0:
+		return l.stepDown(o)
+	case now.version == old.version && now.uid == old.uid:
+		return l.refused(o, record, "the election's row in election_fences was changed or deleted meanwhile")
+	case now.uid == l.uid:
+		// A write of this Lock whose reply was lost. The term goes on: only a takeover changes the
+		// fence, and it would have changed the uid as well.
+		return &lostError{conflict(l.election, "an earlier write of this candidate was applied late"), now}
+	}
+	l.term.end()
+	cause := conflict(l.election, fmt.Sprintf("the row has changed since it was observed and is held by %s", now.holder()))
+	if l.isNamesake(now) {
+		l.reportNamesake(o, now)
+		cause = fmt.Errorf("%w: %w", ErrDuplicateIdentity, cause)
+	}
+	return &lostError{cause, now}
+}
+
+// refused finds out why a statement with record's strings did nothing. If the session doesn't
+// explain it, the error is otherwise.
+func (l *Lock) refused(o *operation, record resourcelock.LeaderElectionRecord, otherwise string) error {
+	p, _, err := o.session.check(o.ctx)
+	if err != nil {
+		return err
+	}
+	if charset := p.charset(); charset != "" && l.statements(record).encoding == unicodeEncoding {
+		return charsetError(charset)
+	}
+	return errors.New(otherwise)
+}
+
+// changed finds out what error 1020 means: MariaDB's SERIALIZABLE answers with it where the other
+// isolation levels find that no row matches, but also if only a neighbour was written. The
+// statement did nothing.
+func (l *Lock) changed(o *operation, old *row, record resourcelock.LeaderElectionRecord, err error) error {
+	var lost *lostError
+	if found := l.lost(o, old, record); errors.As(found, &lost) {
+		return found
+	}
+	return err
+}

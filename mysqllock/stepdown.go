@@ -1,0 +1,144 @@
+package mysqllock
+
+import (
+	"context"
+	"database/sql"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"k8s.io/klog/v2"
+)
+
+// Stepping down on request. A request names the leader's uid in step_down_uid and changes nothing
+// else: it is no sign of life of a leader that is dead, and dies with that leader's term. renewSQL
+// misses a row with a request, and takeOverSQL clears it.
+
+// WithStepDown makes the lock call stop when somebody asks this leader to step down: another
+// candidate (see [WithReadiness]) or a person (see [RequestStepDown]). Usually stop cancels the
+// context of the elector, or of controller-runtime's manager: the work ends, the lease is released
+// (ReleaseOnCancel), and the next candidate leads within a retry or two.
+//
+// stop is called once a term, in a goroutine of its own, at the next renewal after the request. From
+// then on the Lock renews no more in that term. Without this option the elector so steps down at its
+// RenewDeadline.
+//
+// A Lock that was asked begins no term for one LeaseDuration, or until it has seen another holder: the
+// others come first.
+func WithStepDown(stop func()) Option {
+	return func(o *options) error {
+		if stop == nil {
+			return errors.New("WithStepDown: the function is nil; give one that cancels the elector's context")
+		}
+		o.stepDown = stop
+		return nil
+	}
+}
+
+// RequestStepDown asks the leader of an election to step down, and returns without waiting for that.
+// The leader notices at its next renewal: see [WithStepDown]. [GetElection] shows who leads then. A
+// leader of a version before this function existed ignores the request.
+//
+// Errors: apierrors.IsNotFound if the election has no row; an error that says so if nobody leads, or
+// if another leader has begun a term meanwhile. A leader that was asked already is no error. The
+// account needs SELECT and UPDATE on election_records. See [Option] for those that it uses; without
+// [WithOperationTimeout] it may take 10 s.
+func RequestStepDown(ctx context.Context, db *sql.DB, election string, opts ...Option) error {
+	const op = "request step-down"
+	if db == nil {
+		return wrap(op, election, errNoPool, nil)
+	}
+	if err := validateName("election name", election, maxNameLength); err != nil {
+		return wrap(op, election, err, nil)
+	}
+	o, err := applyOptions(opts)
+	if err != nil {
+		return wrap(op, election, err, nil)
+	}
+	timeout := inspectTimeout
+	if o.operationTimeout > 0 {
+		timeout = o.operationTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	s := &session{db: db}
+	request := func() error { return requestStepDown(ctx, s, statementsFor(placement{database: o.database}), election) }
+	err = request()
+	for s.settle(ctx, &err) {
+		err = request()
+	}
+	return wrap(op, election, err, db)
+}
+
+func requestStepDown(ctx context.Context, s *session, statements *statements, election string) error {
+	if _, _, err := s.check(ctx); err != nil {
+		return err
+	}
+	var holder, uid, asked sql.NullString
+	err := s.queryRow(ctx, statements.stepDownState(election), &holder, &uid, &asked)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return notFound(election)
+	case err != nil:
+		return err
+	case holder.String == "":
+		return errors.New("nobody leads, so that nobody can step down")
+	case asked.String == uid.String:
+		return nil
+	}
+	switch n, err := s.write(ctx, statements.requestStepDown(election, uid.String)); {
+	case err != nil:
+		return err
+	case n == 0:
+		return fmt.Errorf("%q has ceased to lead meanwhile, and was not asked", holder.String)
+	}
+	return nil
+}
+
+// stepDownStateSQL reads who leads, and whether that leader was asked.
+const stepDownStateSQL = `
+SELECT CAST(leader_name AS BINARY), CAST(leader_uid AS BINARY), CAST(step_down_uid AS BINARY)
+  FROM {records}
+ WHERE election_name = ` + hexName
+
+func (s *statements) stepDownState(election string) statement {
+	return statement{s.expand(stepDownStateSQL), []any{hex.EncodeToString([]byte(election))}}
+}
+
+// requestStepDownSQL asks the leader with that uid to step down: one row, or none if it leads no more
+// or was asked already.
+const requestStepDownSQL = `
+UPDATE {records}
+   SET step_down_uid = leader_uid
+ WHERE election_name = ` + hexName + ` AND leader_uid = ` + hexName + ` AND NOT (step_down_uid <=> leader_uid) AND ` + writableSession
+
+func (s *statements) requestStepDown(election, uid string) statement {
+	return statement{s.expand(requestStepDownSQL), []any{hex.EncodeToString([]byte(election)), hex.EncodeToString([]byte(uid))}}
+}
+
+// errAskedToStepDown is the error of renewals in a term whose leader was asked.
+var errAskedToStepDown = errors.New("not renewed: this leader was asked to step down")
+
+// stepDown ends the renewals of this term, as its leader was asked to step down. It is called once a
+// term: renew sends nothing afterwards.
+func (l *Lock) stepDown(o *operation) error {
+	l.term.ask()
+	o.standsDownUntil = time.Now().Add(l.term.leaseDuration())
+	klog.FromContext(o.ctx).Info("Asked to step down", "lock", l.Describe(), "identity", l.config.Identity)
+	if stop := l.options.stepDown; stop != nil {
+		go stop()
+	}
+	return errAskedToStepDown
+}
+
+// mayBegin reports what keeps this candidate from beginning a term by a takeover of old.
+func (l *Lock) mayBegin(o *operation, old *row) error {
+	if left := time.Until(o.standsDownUntil); left > 0 {
+		return fmt.Errorf("not taken over: this candidate was asked to step down, and lets others lead for %v more", left.Round(time.Millisecond))
+	}
+	if o.unready != nil && old.uid != l.uid {
+		return fmt.Errorf("not taken over, as this candidate is not ready: %w", o.unready)
+	}
+	return nil
+}
