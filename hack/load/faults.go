@@ -187,7 +187,7 @@ func (f *fleet) killConnections(ctx context.Context, share float64) error {
 	return nil
 }
 
-// judge tells which leases were lost in a window without an outage that explains it, and where two candidates led.
+// judge finds the leases that were lost in a window without an outage that explains it, and where two candidates led.
 func (f *fleet) judge(w *window, outages []outage) {
 	if w == nil {
 		return

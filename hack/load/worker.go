@@ -207,7 +207,7 @@ func (w *worker) compete(ctx context.Context, election, candidate int) {
 	}
 }
 
-// watchedLock tells the worker what its elector does.
+// watchedLock counts for the worker what its elector does.
 type watchedLock struct {
 	*mysqllock.Lock
 

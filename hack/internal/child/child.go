@@ -63,7 +63,7 @@ func Start(ctx context.Context, argument string, orders any, heard func(line []b
 	return p, nil
 }
 
-// Tell tells the child something, as one line.
+// Tell gives the child an order, as one line.
 func (p *Process) Tell(order any) error { return json.NewEncoder(p.stdin).Encode(order) }
 
 // HangUp ends what the child is told.
