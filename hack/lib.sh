@@ -25,17 +25,6 @@ modules() {
 	find . -maxdepth 3 -name go.mod -not -path './.*/*' | sed 's|/go\.mod$||' | sort
 }
 
-# tests_in NAME... prints what go test -run takes for all tests in the files mysqllock/NAME_test.go.
-tests_in() {
-	local name tests all=
-	for name in "$@"; do
-		tests=$(sed -n 's/^func \(Test[A-Za-z0-9]*\)(.*/\1/p' "mysqllock/${name}_test.go" | paste -sd '|' -)
-		[ -n "$tests" ] || fail "there is no test in mysqllock/${name}_test.go."
-		all=${all:+$all|}$tests
-	done
-	printf '^(%s)$\n' "$all"
-}
-
 # --- steps, of which all run and the failed ones are named at the end ---
 
 step_results=()

@@ -13,10 +13,12 @@ need_go
 for variable in ${!MYSQL_@}; do unset "$variable"; done # a person's own database has no part in this
 
 suites='conformance safety safety-batched'
-safety=$(tests_in cutoff clock elector fence hazard identity_takeover late ledger linearizability prepared property race release retry session token)
-# Not where tests count packets or sessions: the Locks that share a Batch with those of the test would count, too.
-batched=$(tests_in elector hazard identity_takeover ledger linearizability retry)
-uncounted='AtAnyPacketOfATakeover|TestAnAbandonedRelease|NeitherQueueNorWaitLong'
+# A test's name begins with its rule.
+safety='^Test(CAS|Elector|Guard|Hazard|Late|Ledger|Linearizability|Name|Prepared|Readiness|Release|ServerClock|Session|StepDown|Token|Transact)'
+batched='^Test(Elector|Hazard|Ledger|Linearizability|Namesake|Transact)'
+# Not where a test counts packets: the Locks that share a Batch with those of the test would count, too. Nor where its Locks
+# have options or databases that one Batch can't serve.
+uncounted='HazardOfATakeover|HazardOfALateSuccess|AnotherDefaultDatabase'
 # With MYSQLLOCK_TEST_DSN, not those that start a server of their own: there may be no program for it.
 own=${MYSQLLOCK_TEST_DSN:+BeforeARestart|PreparesNoMore}
 logs=$(mktemp -d)

@@ -36,15 +36,27 @@ vet_and_test() {
 	shift
 	race=$(race_of "$dir")
 	# -race for vet as well, so that it uses what is compiled for the tests.
-	(cd "$dir" && go vet $race ./... && go test $race -shuffle=on "$@" ./...)
+	(cd "$dir" && go vet $race ./... && report go test $race -shuffle=on -timeout 20m -v "$@" ./...)
+}
+
+# report runs a verbose go test, and prints of its output what is not about tests that pass, without the logs of electors.
+report() {
+	local log status=0
+	log=$(mktemp "$temporary/XXXXXX.log")
+	"$@" >"$log" 2>&1 || status=$?
+	if [ "$status" = 0 ]; then grep -E '^(ok|\?) ' "$log"; else grep -vE '^ *--- PASS|^=== |^PASS$|^[IWE][0-9]{4} ' "$log"; fi
+	return "$status"
+}
+
+# slowest prints the ten tests that took longest.
+slowest() {
+	sed -nE 's/^--- [A-Z]+: ([^ ]+) \(([0-9.]+)s\)$/\2 s  \1/p' "$temporary"/*.log | sort -rn | head -n 10
 }
 
 # test_newest runs the tests of the elector against the client-go of the examples.
 test_newest() {
 	newest_client_go "$temporary" || return
-	local tests
-	tests=$(tests_in elector elect) || return
-	go test -modfile="$temporary/go.mod" -race -shuffle=on -run "$tests" ./mysqllock
+	go test -modfile="$temporary/go.mod" -race -shuffle=on -run '^TestElect' ./mysqllock
 }
 
 # -o: one main package alone would be written to where its folder is.
@@ -63,4 +75,5 @@ if [ $# -eq 0 ]; then
 else
 	say "given flags of its own, it leaves out the newest client-go in the root module"
 fi
+step "the ten slowest tests" slowest
 summary

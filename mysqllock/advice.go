@@ -11,6 +11,8 @@ import (
 	"github.com/go-sql-driver/mysql"
 )
 
+// What a person can do about an error.
+
 // Server error numbers that a person can act upon, or that this package reads.
 const (
 	errRecordChanged       = 1020 // MariaDB: changed since the transaction's snapshot

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 )
 
+// Renewals and polls of many elections in one statement.
+
 // Batch lets Locks of one pool send their renewals, and their polls, together: one statement and
 // one commit for many elections. See [WithBatch]. The zero Batch is ready for use; it must not be
 // copied once it is in use.

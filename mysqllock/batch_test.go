@@ -20,14 +20,14 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// batchVariable makes every Lock of these tests one of many with a Batch, if it
-// is set: hack/matrix.sh runs the tests of safety a second time so.
+// batchVariable makes every Lock of these tests one of many with a Batch, if it is set:
+// hack/matrix.sh runs the tests of safety a second time so.
 const batchVariable = "MYSQLLOCK_TEST_BATCH"
 
 var companies sync.Map // *sql.DB -> *mysqllock.Batch
 
-// batchInCompany returns the pool's Batch, which others use all the time, so
-// that a Lock of the test is seldom alone in it.
+// batchInCompany returns the pool's Batch, which others use all the time, so that a Lock of the
+// test is seldom alone in it.
 func batchInCompany(t testing.TB, db *sql.DB) *mysqllock.Batch {
 	t.Helper()
 	batch := &mysqllock.Batch{}
@@ -138,7 +138,7 @@ func (s *sent) open(t *testing.T, config *mysql.Config) *sql.DB {
 	return open(t, config)
 }
 
-func TestABatchSendsManyRenewalsAndPollsInOneStatement(t *testing.T) {
+func TestBatchSendsManyRenewalsAndPollsInOneStatement(t *testing.T) {
 	t.Parallel()
 	_, config := newTables(t)
 	for _, test := range []struct {
@@ -174,7 +174,7 @@ func TestABatchSendsManyRenewalsAndPollsInOneStatement(t *testing.T) {
 	}
 }
 
-func TestARenewalInABatchIsWhatTheElectionsOwnIs(t *testing.T) {
+func TestBatchRenewsAsTheElectionAloneWould(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	locks := batchOf(t, db, "e", `o'"\x`, "ä", "日本")
@@ -202,7 +202,7 @@ func TestARenewalInABatchIsWhatTheElectionsOwnIs(t *testing.T) {
 }
 
 // Else one election whose row somebody has locked would cost all others theirs.
-func TestARowThatIsLockedHoldsUpNoOtherRenewalOfItsBatch(t *testing.T) {
+func TestBatchIsNotHeldUpByARowThatIsLocked(t *testing.T) {
 	t.Parallel()
 	db, config := newTables(t)
 	locks := batchOf(t, db, names(5)...)
@@ -235,7 +235,7 @@ func TestARowThatIsLockedHoldsUpNoOtherRenewalOfItsBatch(t *testing.T) {
 	}
 }
 
-func TestALostLeaseInABatchIsLostAlone(t *testing.T) {
+func TestBatchLosesALostLeaseAlone(t *testing.T) {
 	t.Parallel()
 	db, config := newTables(t)
 	locks := batchOf(t, db, names(5)...)
@@ -264,10 +264,10 @@ func TestALostLeaseInABatchIsLostAlone(t *testing.T) {
 	}
 }
 
-// Versions may be ahead of the clock, of this machine or of an earlier leader's.
-// A success of the first try must not be taken for one of the second: it would
-// make the leader trust its lease for longer than it lasts.
-func TestALateRenewalOfABatchIsNotTakenForTheNextOne(t *testing.T) {
+// Versions may be ahead of the clock, of this machine or of an earlier leader's. A success of the
+// first try must not be taken for one of the second: it would make the leader trust its lease for
+// longer than it lasts.
+func TestBatchDoesNotTakeALateRenewalForTheNextOne(t *testing.T) {
 	t.Parallel()
 	db, config := newTables(t)
 	network := newProxy(t, config.Addr)
@@ -294,7 +294,7 @@ func TestALateRenewalOfABatchIsNotTakenForTheNextOne(t *testing.T) {
 }
 
 // The others may be far more patient.
-func TestABatchIsSentInTimeForTheMostImpatient(t *testing.T) {
+func TestBatchIsSentInTimeForTheMostImpatient(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	batch := &mysqllock.Batch{}
@@ -321,7 +321,7 @@ func TestABatchIsSentInTimeForTheMostImpatient(t *testing.T) {
 	}
 }
 
-func TestPollsInABatchTellEachElectionItsOwn(t *testing.T) {
+func TestBatchPollsGiveEachElectionItsOwnRow(t *testing.T) {
 	t.Parallel()
 	db, config := newTables(t)
 	batchOf(t, db, names(3)...)
@@ -355,7 +355,7 @@ func TestPollsInABatchTellEachElectionItsOwn(t *testing.T) {
 }
 
 // A candidate that gives up must not take its neighbours with it.
-func TestACancelledOperationLeavesItsBatchAlone(t *testing.T) {
+func TestBatchIsLeftAloneByACancelledOperation(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	locks := batchOf(t, db, names(4)...)
@@ -376,9 +376,8 @@ func TestACancelledOperationLeavesItsBatchAlone(t *testing.T) {
 	}
 }
 
-// A version that doesn't know the statement, or an error that no single
-// renewal would have met.
-func TestABatchThatTheServerRefusesIsRenewedOneByOne(t *testing.T) {
+// A version that doesn't know the statement, or an error that no single renewal would have met.
+func TestBatchThatTheServerRefusesIsRenewedOneByOne(t *testing.T) {
 	t.Parallel()
 	_, config := newTables(t)
 	s := &sent{text: []byte("SKIP LOCKED"), with: []byte("SKIP LOCKET")}
@@ -391,7 +390,7 @@ func TestABatchThatTheServerRefusesIsRenewedOneByOne(t *testing.T) {
 	}
 }
 
-func TestABatchIsForOnePoolAndOneDatabase(t *testing.T) {
+func TestBatchIsForOnePoolAndOneDatabase(t *testing.T) {
 	t.Parallel()
 	db, config := newTables(t)
 	other := open(t, config)

@@ -17,6 +17,8 @@ import (
 	"github.com/go-sql-driver/mysql"
 )
 
+// The configuration of a connection, from the environment.
+
 // ConfigFromEnv reads the configuration of a connection from the environment:
 //
 //	MYSQL_USER             the account

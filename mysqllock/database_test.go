@@ -1,9 +1,18 @@
 package mysqllock_test
 
 import (
-	"bytes"
-	"sync"
+	"context"
+	"database/sql"
+	"errors"
+	"slices"
+	"strings"
 	"testing"
+
+	"github.com/go-sql-driver/mysql"
+	"github.com/google/go-cmp/cmp"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
 // A session of Open's pool in which somebody said USE before the lock's first operation leads the
@@ -22,31 +31,167 @@ func TestDatabaseOfALockIsThatOfItsConfigWhateverItsFirstSessionUses(t *testing.
 	}
 }
 
-// The token must still be the last one when a takeover is applied: somebody may have raised it since
-// the takeover asked.
-func TestTakeoverIsRefusedIfTheTokenIsNoLongerTheLastOne(t *testing.T) {
-	db, config := newTables(t)
-	network := newProxy(t, config.Addr)
-	leader := newLock(t, db, "e", "a")
+// mustGuard has a leader's work committed, and a stale leader's refused, through Transact and
+// through Guard. The leader is another candidate afterwards.
+func mustGuard(t *testing.T, db, work *sql.DB, election string, opts ...mysqllock.Option) {
+	t.Helper()
+	leader, successor := newLock(t, db, election, "a", opts...), newLock(t, db, election, "b", opts...)
 	takeOver(t, leader)
-	raised := tokenOf(t, db, "e") + int64(1e15)
-	var once sync.Once
-	network.onRequest = func(request []byte) {
-		if bytes.Contains(request, []byte("STRAIGHT_JOIN")) {
-			once.Do(func() { exec(t, db, `UPDATE election_fences SET fencing_token = ?`, raised) })
+	guarded := func() error {
+		tx, err := work.BeginTx(t.Context(), nil)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(leader.Guard(t.Context(), tx), insert(t.Context(), tx, "guarded")); err != nil {
+			return errors.Join(err, tx.Rollback())
+		}
+		return tx.Commit()
+	}
+	transacted := func() error { return leader.Transact(t.Context(), work, nil, inserting("transacted")) }
+	before := ledger(t, work)
+	mustSucceed(t, "Transact", transacted)
+	mustSucceed(t, "Guard", guarded)
+	takeOver(t, successor)
+	for what, call := range map[string]func() error{"Transact": transacted, "Guard": guarded} {
+		if err := call(); !errors.Is(err, mysqllock.ErrNotLeader) {
+			t.Errorf("a stale leader's %s: error %v, want ErrNotLeader", what, err)
 		}
 	}
-	follower := newLock(t, open(t, network.config(config)), "e", "b")
-	mustSucceed(t, "Get", get(t.Context(), follower))
-	if err := update(t.Context(), follower, record("b"))(); err == nil {
-		t.Error("the takeover succeeded, with a token smaller than the last one")
+	wantLedger(t, work, append(before, "transacted", "guarded")...)
+}
+
+// The name is a part of the statements from the first poll on, in sessions of any character set,
+// and nobody has checked it.
+func TestDatabaseOfTheConnectionMayHaveAnyName(t *testing.T) {
+	config := newConfig(t)
+	admin := open(t, config)
+	for _, suffix := range []string{"-dash", "`tick", "日本é", "{text}", "?", " -- /*"} {
+		for _, charset := range []string{"utf8mb4", "latin1", "gbk"} {
+			name := config.DBName + "_" + suffix + "x"
+			t.Run(suffix+" in "+charset, func(t *testing.T) {
+				quoted := "`" + strings.ReplaceAll(name, "`", "``") + "`"
+				exec(t, admin, `CREATE DATABASE `+quoted)
+				t.Cleanup(func() {
+					if _, err := admin.ExecContext(context.Background(), `DROP DATABASE `+quoted); err != nil {
+						t.Error(err)
+					}
+				})
+				own := config.Clone()
+				own.DBName = name
+				mustSucceed(t, "Migrate", func() error { return mysqllock.Migrate(t.Context(), open(t, own)) })
+				newLedger(t, escaped(own))
+				pool := openDSN(t, escaped(own), "charset="+charset)
+				mustGuard(t, pool, pool, "e")
+				lock := newLock(t, pool, "e", "c")
+				takeOver(t, lock)
+				mustSucceed(t, "renewal", update(t.Context(), lock, record("c")))
+				mustSucceed(t, "release", update(t.Context(), lock, recordFor("", 1)))
+			})
+		}
 	}
-	if now := tokenOf(t, db, "e"); now != raised {
-		t.Errorf("the token is %d after %d", now, raised)
+}
+
+// escaped is a configuration whose database's name can be put into a DSN.
+func escaped(config *mysql.Config) *mysql.Config {
+	dsn := config.FormatDSN()
+	config = config.Clone()
+	from := strings.LastIndexByte(dsn, '/') + 1
+	config.DBName, _, _ = strings.Cut(dsn[from:], "?")
+	return config
+}
+
+func TestDatabaseOfTheTablesMayBeAnotherWhateverItsName(t *testing.T) {
+	elsewhere := newConfig(t)
+	admin := open(t, elsewhere)
+	for _, suffix := range []string{"", "-dash", ".dot", "`tick", "``", "日本é", `'"\`, "?", "#%", " -- /*", "{session}", "{text}"} {
+		name := elsewhere.DBName + "_" + suffix
+		if suffix != "" {
+			name += "x" // as servers refuse some characters at the end
+		}
+		t.Run(name, func(t *testing.T) {
+			quoted := "`" + strings.ReplaceAll(name, "`", "``") + "`"
+			exec(t, admin, `CREATE DATABASE `+quoted)
+			t.Cleanup(func() {
+				if _, err := admin.ExecContext(context.Background(), `DROP DATABASE `+quoted); err != nil {
+					t.Error(err)
+				}
+			})
+			none := elsewhere.Clone()
+			none.DBName = ""
+			for i, pool := range []*sql.DB{
+				admin, open(t, none), openDSN(t, elsewhere, ""), openDSN(t, none, "interpolateParams=true&sql_mode=%27ANSI_QUOTES%2CNO_BACKSLASH_ESCAPES%27"),
+			} {
+				with := mysqllock.WithDatabase(name)
+				mustSucceed(t, "Migrate", func() error { return mysqllock.Migrate(t.Context(), pool, with) })
+				got := liveThrough(t, newLock(t, pool, "e", "a-candidate", with), newLock(t, pool, "e", "b-candidate", with))
+				if diff := cmp.Diff(lifeOfAnElection, got); diff != "" {
+					t.Errorf("pool %d: %s", i, diff)
+				}
+				for _, table := range []string{"election_records", "election_fences"} {
+					result, err := admin.ExecContext(t.Context(), `DELETE FROM `+quoted+`.`+table)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if n, err := result.RowsAffected(); n != 1 || err != nil {
+						t.Errorf("pool %d: %d rows in %s of the database, %v; want 1", i, n, table, err)
+					}
+				}
+			}
+		})
 	}
-	mustSucceed(t, "Get", get(t.Context(), follower))
-	mustSucceed(t, "the next try", update(t.Context(), follower, record("b")))
-	if token, _ := follower.FencingToken(); token <= raised {
-		t.Errorf("the token is %d after %d", token, raised)
+	if tables := tablesOf(t, admin, elsewhere.DBName); len(tables) > 0 {
+		t.Errorf("the connection's own database has got tables: %q", tables)
+	}
+}
+
+func tablesOf(t testing.TB, db *sql.DB, database string) (tables []string) {
+	t.Helper()
+	rows, err := db.QueryContext(t.Context(), `SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = ?`, database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() {
+		var table string
+		if err := rows.Scan(&table); err != nil {
+			t.Fatal(err)
+		}
+		tables = append(tables, table)
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(tables)
+	return tables
+}
+
+// A non-ASCII database name is another one in another character set, and an election in it another
+// election.
+func TestDatabaseThatIsNonASCIIIsRefusedInASessionWithAnotherCharacterSet(t *testing.T) {
+	config := newConfig(t)
+	admin := open(t, config)
+	// What the bytes of the first one's name are in latin1.
+	for _, suffix := range []string{"é", "Ã©"} {
+		quoted := "`" + config.DBName + suffix + "`"
+		exec(t, admin, `CREATE DATABASE `+quoted)
+		t.Cleanup(func() {
+			if _, err := admin.ExecContext(context.Background(), `DROP DATABASE `+quoted); err != nil {
+				t.Error(err)
+			}
+		})
+		mustSucceed(t, "Migrate", func() error {
+			return mysqllock.Migrate(t.Context(), admin, mysqllock.WithDatabase(config.DBName+suffix))
+		})
+	}
+	with := mysqllock.WithDatabase(config.DBName + "é")
+	good := newLock(t, admin, "e", "a", with)
+	mustSucceed(t, "Create", create(t.Context(), good, record("a")))
+	lock := newLock(t, openDSN(t, config, "charset=latin1"), "e", "b", with)
+	err := get(t.Context(), lock)()
+	if err == nil || apierrors.IsNotFound(err) || !strings.Contains(err.Error(), "character set") {
+		t.Errorf("Get: %v, want a refusal because of the character set", err)
+	}
+	if err := lock.Create(t.Context(), record("b")); err == nil {
+		t.Errorf("there are two leaders in one election")
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
 
+// ElectLeader: the elector, the pool and the tables in one call, as v0 had it.
+
 // electTimings are v0's: a lease of 60 s that is renewed every 15 s. The renew deadline leaves (60
 // s - 40 s - 15 s) / 2 = 2.5 s for an operation.
 var electTimings = timings{leaseDuration: 60 * time.Second, renewDeadline: 40 * time.Second, retryPeriod: 15 * time.Second}

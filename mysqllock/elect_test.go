@@ -36,8 +36,7 @@ type program struct {
 	terms     chan context.Context // what becomeLeader was called with
 }
 
-// elect starts a candidate. work is what becomeLeader does, ending what
-// loseLeadership does.
+// elect starts a candidate. work is what becomeLeader does, ending what loseLeadership does.
 func elect(t testing.TB, db *sql.DB, election string, lease, renewDeadline time.Duration, work func(context.Context), ending func()) *program {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background()) // t.Context ends before the cleanup
@@ -60,8 +59,8 @@ func elect(t testing.TB, db *sql.DB, election string, lease, renewDeadline time.
 	return c
 }
 
-// electQuickly is elect in the election "e" with a lease of 4 s, and so with
-// terms that end 3 s after the last renewal.
+// electQuickly is elect in the election "e" with a lease of 4 s, and so with terms that end 3 s
+// after the last renewal.
 func electQuickly(t testing.TB, db *sql.DB, work func(context.Context), ending func()) *program {
 	t.Helper()
 	return elect(t, db, "e", 4*time.Second, 3*time.Second, work, ending)
@@ -115,8 +114,8 @@ func holder(t testing.TB, db *sql.DB, election string) string {
 	return e.Holder
 }
 
-// renewals waits until the row of the election "e", which is held, was written
-// n times more. It may be called from a callback.
+// renewals waits until the row of the election "e", which is held, was written n times more. It may
+// be called from a callback.
 func renewals(t testing.TB, db *sql.DB, n int) {
 	t.Helper()
 	deadline := time.After(patience)
@@ -177,8 +176,8 @@ func TestElectLeaderByTheEnvironment(t *testing.T) {
 	}
 }
 
-// setEnvironment makes the environment that ConfigFromEnv reads: nothing but
-// the given config, or nothing at all.
+// setEnvironment makes the environment that ConfigFromEnv reads: nothing but the given config, or
+// nothing at all.
 func setEnvironment(t testing.TB, config *mysql.Config) {
 	t.Helper()
 	for _, variable := range os.Environ() {
@@ -312,7 +311,7 @@ func TestElectLeaderWaitsForAServerThatIsNotUpYet(t *testing.T) {
 	}
 }
 
-func TestATermThatIsLostEndsTheWorkAndTheCandidateLeadsAgain(t *testing.T) {
+func TestElectLeaderEndsTheWorkOfALostTermAndLeadsAgain(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	c := electQuickly(t, db, untilDone, nothing)
@@ -339,7 +338,7 @@ func TestATermThatIsLostEndsTheWorkAndTheCandidateLeadsAgain(t *testing.T) {
 	}
 }
 
-func TestWhoNeverLedIsNotToldThatItLost(t *testing.T) {
+func TestElectLeaderSaysNothingOfALossToWhoNeverLed(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	hold(t, db, "e", "another") // a lease of 15 s
@@ -365,7 +364,7 @@ func TestWhoNeverLedIsNotToldThatItLost(t *testing.T) {
 }
 
 // What hands the lease over too early is two leaders at work.
-func TestTheLeaseIsKeptUntilTheWorkHasEnded(t *testing.T) {
+func TestElectLeaderKeepsTheLeaseUntilTheWorkHasEnded(t *testing.T) {
 	t.Parallel()
 	for _, last := range []string{"becomeLeader", "loseLeadership"} {
 		t.Run(last+" returns last", func(t *testing.T) {
@@ -413,10 +412,10 @@ func TestTheLeaseIsKeptUntilTheWorkHasEnded(t *testing.T) {
 	}
 }
 
-// An elector whose renewals fail for RenewDeadline releases the lease before it
-// ends the context of the work. If the release comes through, the next leader
-// begins while the work has not even been told to end.
-func TestALostTermIsNotReleasedUnderTheWork(t *testing.T) {
+// An elector whose renewals fail for RenewDeadline releases the lease before it ends the context of
+// the work. If the release comes through, the next leader begins while the work has not even been
+// told to end.
+func TestElectLeaderDoesNotReleaseALostTermUnderTheWork(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	var failing atomic.Bool
@@ -461,7 +460,7 @@ func hookedPoolOf(t testing.TB, db *sql.DB, before func(string, []driver.NamedVa
 }
 
 // The style of v0: becomeLeader starts something and returns.
-func TestATermGoesOnWhenBecomeLeaderReturns(t *testing.T) {
+func TestElectLeaderGoesOnWithATermWhenBecomeLeaderReturns(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	c := electQuickly(t, db, func(context.Context) {}, nothing)
@@ -479,7 +478,7 @@ func TestATermGoesOnWhenBecomeLeaderReturns(t *testing.T) {
 	}
 }
 
-func TestTheSecondCallerLeadsAsSoonAsTheFirstHasReturned(t *testing.T) {
+func TestElectLeaderOfTheSecondCallerLeadsAsSoonAsTheFirstHasReturned(t *testing.T) {
 	t.Parallel()
 	db, config := newTables(t)
 	const lease = time.Minute
@@ -511,9 +510,9 @@ func TestTheSecondCallerLeadsAsSoonAsTheFirstHasReturned(t *testing.T) {
 	second.stops(t)
 }
 
-// A candidate that is told to stop while its takeover is on the way holds the
-// lease if the server applies it: nobody led, and nobody could lead for a lease.
-func TestATakeoverThatAStopMeetsIsReleased(t *testing.T) {
+// A candidate that is told to stop while its takeover is on the way holds the lease if the server
+// applies it: nobody led, and nobody could lead for a lease.
+func TestElectLeaderReleasesATakeoverThatAStopMeets(t *testing.T) {
 	t.Parallel()
 	const election = "takeover-that-a-stop-meets" // to be told from other tests' statements
 	db, config := newTables(t)
@@ -546,7 +545,7 @@ func TestATakeoverThatAStopMeetsIsReleased(t *testing.T) {
 	}
 }
 
-func TestAnOutageLongerThanTheLeaseIsSurvived(t *testing.T) {
+func TestElectLeaderSurvivesAnOutageLongerThanTheLease(t *testing.T) {
 	t.Parallel()
 	own, config := ownServer(t)
 	const lease = 5 * time.Second
@@ -576,7 +575,7 @@ func TestAnOutageLongerThanTheLeaseIsSurvived(t *testing.T) {
 	}
 }
 
-func TestTermsOfCandidatesThatComeAndGoNeverOverlap(t *testing.T) {
+func TestElectLeaderTermsOfCandidatesThatComeAndGoNeverOverlap(t *testing.T) {
 	t.Parallel()
 	_, config := newTables(t)
 	var (

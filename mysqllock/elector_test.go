@@ -3,6 +3,7 @@ package mysqllock_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -17,254 +18,13 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// electorTimings are those of one elector and, as d, of its lock's operations.
-type electorTimings struct {
-	lease, renewDeadline, retry time.Duration
-}
-
-// d is what WithOperationTimeout's documentation asks for.
-func (e electorTimings) d() time.Duration { return (e.lease - e.renewDeadline - e.retry) / 2 }
-
-var (
-	// patient candidates act often, but a slow machine can't make them lose a
-	// lease, and nobody waits long enough here for one to expire.
-	patient = electorTimings{lease: time.Minute, renewDeadline: 40 * time.Second, retry: 100 * time.Millisecond}
-	// hasty ones are for tests in which a lease has to expire.
-	hasty = electorTimings{lease: 2 * time.Second, renewDeadline: 1200 * time.Millisecond, retry: 200 * time.Millisecond}
-)
-
-// electorPatience bounds what happens within milliseconds on an idle machine, and is
-// less than half of a patient lease: what happened by then had no need of an
-// expiry.
-const electorPatience = 25 * time.Second
-
-// call is one operation that an elector asked of its lock.
-type call struct {
-	name           string // get, create, update or release
-	record         resourcelock.LeaderElectionRecord
-	started, ended time.Time
-	err            error
-}
-
-// spyLock notes the calls of its elector, and what the elector says of terms.
-type spyLock struct {
-	*mysqllock.Lock
-
-	mu           sync.Mutex
-	calls        []call
-	becameLeader func()
-	releasing    func()
-}
-
-func (s *spyLock) note(name string, record resourcelock.LeaderElectionRecord, started time.Time, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.calls = append(s.calls, call{name: name, record: record, started: started, ended: time.Now(), err: err})
-}
-
-func (s *spyLock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
-	started := time.Now()
-	record, raw, err := s.Lock.Get(ctx)
-	s.note("get", resourcelock.LeaderElectionRecord{}, started, err)
-	return record, raw, err
-}
-
-func (s *spyLock) Create(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
-	started := time.Now()
-	err := s.Lock.Create(ctx, record)
-	s.note("create", record, started, err)
-	return err
-}
-
-func (s *spyLock) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
-	name := "update"
-	if record.HolderIdentity == "" {
-		name = "release"
-		s.releasing()
-	}
-	started := time.Now()
-	err := s.Lock.Update(ctx, record)
-	s.note(name, record, started, err)
-	return err
-}
-
-func (s *spyLock) RecordEvent(event string) {
-	if event == "became leader" {
-		s.becameLeader()
-	}
-	s.Lock.RecordEvent(event)
-}
-
-func (s *spyLock) history() []call {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.calls)
-}
-
-// names are the operations asked for so far.
-func (s *spyLock) names() []string {
-	var names []string
-	for _, c := range s.history() {
-		names = append(names, c.name)
-	}
-	return names
-}
-
-// renewed is when the last successful write of a lease was sent: the row can't
-// have been written earlier.
-func (s *spyLock) renewed() time.Time {
-	var last time.Time
-	for _, c := range s.history() {
-		if c.err == nil && (c.name == "create" || c.name == "update") {
-			last = c.started
-		}
-	}
-	return last
-}
-
-// candidate is one run of the stock elector.
-type candidate struct {
-	*spyLock
-	cancel   context.CancelFunc
-	leading  chan struct{} // closed when it leads
-	returned chan struct{} // closed when Run has returned
-
-	mu sync.Mutex
-	// story is what the callbacks told, in order: "started", "ended" (the
-	// context of OnStartedLeading), "stopped".
-	story []string
-	// leaders are the identities of OnNewLeader.
-	leaders []string
-	// from and to are the term: from the moment that the elector knows that it
-	// leads, until it stops, is told to stop or gives the lease up.
-	from, to time.Time
-	token    int64     // at the start of the term
-	stopped  time.Time // of OnStoppedLeading
-}
-
-// begin starts an elector, which ends with the test if not before.
-func begin(t testing.TB, db *sql.DB, election, identity string, timings electorTimings, releaseOnCancel bool) *candidate {
-	t.Helper()
-	lock := newLock(t, db, election, identity, mysqllock.WithOperationTimeout(timings.d()))
-	c, err := run(lock, timings, releaseOnCancel)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.stop)
-	return c
-}
-
-func run(lock *mysqllock.Lock, timings electorTimings, releaseOnCancel bool) (*candidate, error) {
-	c := &candidate{leading: make(chan struct{}), returned: make(chan struct{})}
-	endTerm := func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if c.to.IsZero() {
-			c.to = time.Now()
-		}
-	}
-	c.spyLock = &spyLock{Lock: lock, releasing: endTerm, becameLeader: func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.from = time.Now()
-		c.token, _ = lock.FencingToken()
-		close(c.leading)
-	}}
-	tell := func(what string) {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.story = append(c.story, what)
-	}
-	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Lock:            c.spyLock,
-		Name:            lock.Describe(),
-		LeaseDuration:   timings.lease,
-		RenewDeadline:   timings.renewDeadline,
-		RetryPeriod:     timings.retry,
-		ReleaseOnCancel: releaseOnCancel,
-		Callbacks: leaderelection.LeaderCallbacks{
-			OnStartedLeading: func(ctx context.Context) {
-				tell("started")
-				<-ctx.Done()
-				tell("ended")
-			},
-			OnStoppedLeading: func() {
-				endTerm()
-				c.mu.Lock()
-				defer c.mu.Unlock()
-				c.story = append(c.story, "stopped")
-				c.stopped = time.Now()
-			},
-			OnNewLeader: func(identity string) {
-				c.mu.Lock()
-				defer c.mu.Unlock()
-				c.leaders = append(c.leaders, identity)
-			},
-		},
-	})
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	c.cancel = func() {
-		endTerm()
-		cancel()
-	}
-	go func() {
-		defer close(c.returned)
-		elector.Run(ctx)
-	}()
-	return c, nil
-}
-
-// stop cancels the elector and waits until it has returned.
-func (c *candidate) stop() {
-	c.cancel()
-	<-c.returned
-}
-
-func (c *candidate) told(what string) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return slices.Contains(c.story, what)
-}
-
-func (c *candidate) leads() bool { return c.told("started") && !c.told("stopped") }
-
-// sawLeaders are the leaders that OnNewLeader named, but for the "" of an
-// election that was seen between a release and the next term.
-func (c *candidate) sawLeaders() []string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(c.leaders), func(s string) bool { return s == "" })
-}
-
-// tableRow is what the table says of an election.
-type tableRow struct {
-	Holder, UID string
-	Version     int64
-	LastUpdate  string
-	Transitions int
-}
-
-func readRow(t testing.TB, db *sql.DB, election string) (r tableRow) {
-	t.Helper()
-	err := db.QueryRowContext(t.Context(), `SELECT leader_name, leader_uid, version, CAST(last_update AS CHAR), leader_transitions`+
-		` FROM election_records WHERE election_name = ?`, election).Scan(&r.Holder, &r.UID, &r.Version, &r.LastUpdate, &r.Transitions)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
-}
-
-// usurp makes somebody else the holder, as a candidate would do that the
-// elector can't see.
+// usurp makes somebody else the holder, as a candidate would do that the elector can't see.
 func usurp(t testing.TB, db *sql.DB, election string) {
 	t.Helper()
 	exec(t, db, `UPDATE election_records SET leader_name = 'usurper', leader_uid = 'other', version = version + 1 WHERE election_name = ?`, election)
 }
 
-func TestALeaderAsksForOneUpdatePerRenewalAndNothingElse(t *testing.T) {
+func TestElectorAsksForOneUpdatePerRenewalAndNothingElse(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	c := begin(t, db, "ns/sequence", "a", patient, true)
@@ -286,7 +46,7 @@ func TestALeaderAsksForOneUpdatePerRenewalAndNothingElse(t *testing.T) {
 	}
 }
 
-func TestACandidateLeadsRenewsAndStopsInOrder(t *testing.T) {
+func TestElectorLeadsRenewsAndStopsInOrder(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	c := begin(t, db, "ns/order", "a", patient, false)
@@ -319,8 +79,8 @@ func TestACandidateLeadsRenewsAndStopsInOrder(t *testing.T) {
 	}
 }
 
-// The bounds below are the elector's: one RetryPeriod until it tries, then
-// RenewDeadline. A lock that makes up a success, or that hangs, breaks them.
+// The bounds below are the elector's: one RetryPeriod until it tries, then RenewDeadline. A lock
+// that makes up a success, or that hangs, breaks them.
 const stepDownSlack = 5 * time.Second
 
 func expectStepDown(t *testing.T, c *candidate, since time.Time, timings electorTimings) {
@@ -333,7 +93,7 @@ func expectStepDown(t *testing.T, c *candidate, since time.Time, timings elector
 	t.Logf("stepped down after %v; retry period and renew deadline are %v", c.stopped.Sub(since), timings.retry+timings.renewDeadline)
 }
 
-func TestALeaderWhoseRowWasTakenStepsDownAndLeavesTheRow(t *testing.T) {
+func TestElectorWhoseRowWasTakenStepsDownAndLeavesTheRow(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	timings := electorTimings{lease: 4 * time.Second, renewDeadline: 1500 * time.Millisecond, retry: 200 * time.Millisecond}
@@ -348,7 +108,7 @@ func TestALeaderWhoseRowWasTakenStepsDownAndLeavesTheRow(t *testing.T) {
 	}
 }
 
-func TestALeaderThatTheServerRefusesStepsDown(t *testing.T) {
+func TestElectorThatTheServerRefusesStepsDown(t *testing.T) {
 	t.Parallel()
 	db, config := newTables(t)
 	user := "u" + config.DBName[max(0, len(config.DBName)-20):]
@@ -377,7 +137,7 @@ func TestALeaderThatTheServerRefusesStepsDown(t *testing.T) {
 	}
 }
 
-func TestAFollowerTakesOverFromAVanishedLeaderOnlyWhenTheLeaseHasPassed(t *testing.T) {
+func TestElectorTakesOverFromAVanishedLeaderOnlyWhenTheLeaseHasPassed(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	first := begin(t, db, "ns/vanished", "a", hasty, false)
@@ -400,11 +160,11 @@ func TestAFollowerTakesOverFromAVanishedLeaderOnlyWhenTheLeaseHasPassed(t *testi
 	}
 }
 
-func TestARenewedLeaseIsNotTakenOver(t *testing.T) {
+func TestElectorTakesNoRenewedLeaseOver(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
-	// Twice the lease is watched. A leader that is too slow to renew may lose
-	// it honestly: then its own last renewal is a lease old.
+	// Twice the lease is watched. A leader that is too slow to renew may lose it honestly: then its
+	// own last renewal is a lease old.
 	first := begin(t, db, "ns/renewed", "a", hasty, false)
 	eventually(t, electorPatience, "the first leads", first.leads)
 	second := begin(t, db, "ns/renewed", "b", hasty, false)
@@ -420,7 +180,7 @@ func TestARenewedLeaseIsNotTakenOver(t *testing.T) {
 	}
 }
 
-func TestAReleasedElectionIsLedByAFollowerWithoutWaitingForTheLease(t *testing.T) {
+func TestElectorLeadsAReleasedElectionWithoutWaitingForTheLease(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	first := begin(t, db, "ns/released", "a", patient, true)
@@ -442,7 +202,7 @@ func TestAReleasedElectionIsLedByAFollowerWithoutWaitingForTheLease(t *testing.T
 	}
 }
 
-func TestFollowersLearnWhoLeads(t *testing.T) {
+func TestElectorsOfFollowersLearnWhoLeads(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	a := begin(t, db, "ns/learn", "ä/1", patient, true)
@@ -475,9 +235,9 @@ func TestFollowersLearnWhoLeads(t *testing.T) {
 	}
 }
 
-// The record's JSON has whole seconds, and followers take its bytes for the
-// only sign of life: a leader that renews twice within a second would look dead.
-func TestEachRenewalChangesTheBytesThatFollowersWatch(t *testing.T) {
+// The record's JSON has whole seconds, and followers take its bytes for the only sign of life: a
+// leader that renews twice within a second would look dead.
+func TestElectorsOfFollowersWatchBytesThatEachRenewalChanges(t *testing.T) {
 	db, _ := newTables(t)
 	leader := newLock(t, db, "ns/bytes", "a")
 	follower := newLock(t, db, "ns/bytes", "b")
@@ -509,24 +269,14 @@ func TestEachRenewalChangesTheBytesThatFollowersWatch(t *testing.T) {
 	}
 }
 
-// term is the time in which a candidate could believe in its lead.
-type term struct {
-	who      string
-	from, to time.Time
-	token    int64
-	renewed  time.Time // for the last time
-	vanished bool      // ended without a release
-}
-
-// A term is counted from the elector's "became leader", which comes before
-// OnStartedLeading, to the first of: the cancellation, the release,
-// OnStoppedLeading. client-go releases before it calls OnStoppedLeading, so that
-// the callbacks alone can overlap even where the leases don't.
-func TestTermsDoNotOverlapWhenFiveCandidatesComeAndGo(t *testing.T) {
+// A term is counted from the elector's "became leader", which comes before OnStartedLeading, to the
+// first of: the cancellation, the release, OnStoppedLeading. client-go releases before it calls
+// OnStoppedLeading, so that the callbacks alone can overlap even where the leases don't.
+func TestElectorsOfFiveCandidatesThatComeAndGoNeverOverlap(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
-	// Leases are long for their renew deadline: five candidates in one slow
-	// process may be held up for a second.
+	// Leases are long for their renew deadline: five candidates in one slow process may be held up
+	// for a second.
 	timings := electorTimings{lease: 4 * time.Second, renewDeadline: time.Second, retry: 100 * time.Millisecond}
 	var (
 		mu                 sync.Mutex
@@ -562,8 +312,8 @@ func TestTermsDoNotOverlapWhenFiveCandidatesComeAndGo(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				// A follower has to watch for a whole lease before it may take
-				// over, so that most of them stay for longer.
+				// A follower has to watch for a whole lease before it may take over, so that most
+				// of them stay for longer.
 				follow := time.NewTimer(time.Duration(2000+random.IntN(10000)) * time.Millisecond)
 				select {
 				case <-c.leading:
@@ -610,5 +360,139 @@ func TestTermsDoNotOverlapWhenFiveCandidatesComeAndGo(t *testing.T) {
 	t.Logf("%d terms, %d released, %d vanished; of each candidate: %v", len(terms), released, vanished, who)
 	if released < 8 || vanished < 2 {
 		t.Errorf("only %d terms ended by a release and %d without one", released, vanished)
+	}
+}
+
+// One Lock serves one elector after the other. Whatever the last run ended by, the next one can
+// lead again, with a larger token; between them there is none.
+func TestElectorRunAfterRunMayHaveOneLock(t *testing.T) {
+	t.Parallel()
+	a := newArena(t)
+	newLedger(t, a.config)
+	o := a.hold(t, true, brisk, runAfterRun, unbroken)
+	t.Logf("HAZARD | j: one Lock for run after run | | %s", o.note)
+}
+
+func runAfterRun(c *contest) hazardResult {
+	work := c.arena.db
+	lock := c.lock(c.proxied(), "again")
+	own := lock.Interface.(*mysqllock.Lock)
+	other := newLock(c, c.db, c.election, "other")
+	largest := int64(0)
+	endings := []string{"release", "no release", "no release", "deposed", "cut off", "row deleted", "release"}
+	for _, ending := range endings {
+		if _, held := own.FencingToken(); held {
+			c.Fatalf("before %q: a token is held, and nobody leads", ending)
+		}
+		if err := own.Transact(c.Context(), work, nil, inserting(ending)); !errors.Is(err, mysqllock.ErrNotLeader) {
+			c.Errorf("before %q: error %v, want ErrNotLeader", ending, err)
+		}
+		how := func(config *leaderelection.LeaderElectionConfig) { config.ReleaseOnCancel = ending == "release" }
+		run := c.run(lock, how)
+		run.mustLead(c, c.pace.takeoverWithin())
+		token, held := own.FencingToken()
+		if !held || token <= largest {
+			c.Errorf("%q: token %d (held: %t) after %d", ending, token, held, largest)
+		}
+		largest = token
+		run.mustRenew(c, 2)
+		if again, held := own.FencingToken(); again != token || !held {
+			c.Errorf("%q: the token of the term changed from %d to %d (held: %t)", ending, token, again, held)
+		}
+		switch ending {
+		case "deposed":
+			takeOver(c, other)
+			token, _ := other.FencingToken()
+			largest = max(largest, token)
+			run.mustEnd(c) // as it can't renew
+			if err := other.Update(c.Context(), record("")); err != nil {
+				c.Fatal(err)
+			}
+		case "cut off":
+			c.network.blackHole()
+			run.mustEnd(c)
+			c.network.forward()
+		case "row deleted":
+			run.pause(c)
+			exec(c, c.db, `DELETE FROM election_records WHERE election_name = ?`, c.election)
+			run.cancel()
+			run.resume()
+			run.mustEnd(c)
+		default:
+			run.stop()
+		}
+	}
+	wantLedger(c, work)
+	return hazardResult{note: fmt.Sprintf("%d terms, each with a larger token", len(endings))}
+}
+
+// WithTimings leaves an operation little time, but not so little that an outage of a third of the
+// lease costs it.
+func TestElectorKeepsItsLeaseThroughAnOutageOfAThirdOfIt(t *testing.T) {
+	t.Parallel()
+	a := newArena(t)
+	var tests []test
+	for _, p := range []pace{
+		{6 * time.Second, 4 * time.Second, 800 * time.Millisecond},
+		{15 * time.Second, 10 * time.Second, 2 * time.Second}, // client-go's defaults
+	} {
+		tests = append(tests, test{fmt.Sprintf("%v, %v, %v", p.lease, p.renewDeadline, p.retry), func(t *testing.T) {
+			o := a.hold(t, true, p, outage, unbroken)
+			t.Logf("HAZARD | k: an outage of %v, with a lease of %v | | %v", p.lease/3, p.lease, o)
+		}})
+	}
+	together(t, tests...)
+}
+
+// electorMetrics is where client-go's electors of this process report to, as to Prometheus in a
+// real one: by the elector's name, which is the lock's.
+var electorMetrics = &metricsProvider{leads: map[string]bool{}, slow: map[string]int{}}
+
+type metricsProvider struct {
+	mu    sync.Mutex
+	leads map[string]bool
+	slow  map[string]int
+}
+
+func (m *metricsProvider) NewLeaderMetric() leaderelection.LeaderMetric { return m }
+
+func (m *metricsProvider) On(name string) { m.set(name, true) }
+
+func (m *metricsProvider) Off(name string) { m.set(name, false) }
+
+func (m *metricsProvider) set(name string, leads bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.leads[name] = leads
+}
+
+func (m *metricsProvider) SlowpathExercised(name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.slow[name]++
+}
+
+// of are leader_election_master_status and leader_election_slowpath_total.
+func (m *metricsProvider) of(name string) (known, leads bool, slow int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	leads, known = m.leads[name]
+	return known, leads, m.slow[name]
+}
+
+func TestElectorsMetricsShowWhoLeadsAndWhichRenewalsNeededAnotherLook(t *testing.T) {
+	t.Parallel()
+	db, _ := newTables(t)
+	const election = "metrics of the elector"
+	name := newLock(t, db, election, "a").Describe()
+	c := begin(t, db, election, "a", hasty, true)
+	eventually(t, electorPatience, "the metric says that it leads", func() bool { _, leads, _ := electorMetrics.of(name); return leads })
+	// As a renewal does that was given up and is applied all the same.
+	exec(t, db, `UPDATE election_records SET version = version + 1 WHERE election_name = ?`, election)
+	eventually(t, electorPatience, "the renewal that met this is counted", func() bool { _, _, slow := electorMetrics.of(name); return slow > 0 })
+	usurp(t, db, election)
+	<-c.returned // it can't renew
+	if known, leads, _ := electorMetrics.of(name); !known || leads {
+		t.Errorf("after the loss: known %t, leads %t", known, leads)
 	}
 }

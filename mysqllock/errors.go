@@ -11,6 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
+// The errors that callers compare with, and the form of all.
+
 var (
 	// ErrNotLeader says that this [Lock] does not hold its election, or no longer holds it: what
 	// was to be done in the leader's name must not be done.

@@ -19,9 +19,8 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// eventRecorder is a record.EventRecorder as far as a resourcelock wants one. It
-// keeps what it was told. (record.FakeRecorder keeps no object, and its package
-// would bring this module three more.)
+// eventRecorder is a record.EventRecorder as far as a resourcelock wants one. It keeps what it was
+// told. (record.FakeRecorder keeps no object, and its package would bring this module three more.)
 type eventRecorder struct{ events []recordedEvent }
 
 type recordedEvent struct {
@@ -106,7 +105,7 @@ func takenByAnAPIServer(object runtime.Object) error {
 	return nil
 }
 
-func TestAnAPIServerTakesTheEventsOfAnElectionOfAnyName(t *testing.T) {
+func TestEventsOfAnElectionOfAnyNameAreTakenByAnAPIServer(t *testing.T) {
 	db := open(t, mysql.NewConfig()) // which is never connected
 	targets := map[corev1.ObjectReference]string{}
 	rapid.Check(t, func(t *rapid.T) {
@@ -130,16 +129,16 @@ func TestAnAPIServerTakesTheEventsOfAnElectionOfAnyName(t *testing.T) {
 	})
 }
 
-func TestWithoutARecorderAnEventIsNotRecorded(t *testing.T) {
+func TestEventIsNotRecordedWithoutARecorder(t *testing.T) {
 	db, _ := newTables(t)
 	lock := newLock(t, db, "e", "a")
 	lock.RecordEvent("became leader")
 	lock.RecordEvent("stopped leading")
 }
 
-// Whoever reads the token afterwards must not find the one of a term that the
-// elector has given up; and should the elector come back, its term is a new one.
-func TestTheEventStoppedLeadingEndsTheTerm(t *testing.T) {
+// Whoever reads the token afterwards must not find the one of a term that the elector has given up;
+// and should the elector come back, its term is a new one.
+func TestEventStoppedLeadingEndsTheTerm(t *testing.T) {
 	for name, config := range map[string]resourcelock.ResourceLockConfig{
 		"with a recorder": {Identity: "a", EventRecorder: &eventRecorder{}}, "without one": {Identity: "a"},
 	} {

@@ -363,6 +363,32 @@ func ExampleLock_Transact() {
 	// refused: true
 }
 
+// A single statement needs no transaction: a condition in its WHERE fences it.
+func ExampleLock_FenceCondition() {
+	ctx := context.Background()
+	db, drop := exampleDatabase(ctx)
+	defer drop()
+	leader := lockOf(db, "my-task", "a")
+	must(tryTakeOver(ctx, leader)) // an elector does this
+
+	condition, args, err := leader.FenceCondition()
+	must(err)
+	work := func() int64 {
+		result, err := db.ExecContext(ctx, `UPDATE resource SET value = UUID() WHERE id = 1 AND `+condition, args...)
+		must(err)
+		changed, err := result.RowsAffected()
+		must(err)
+		return changed
+	}
+	fmt.Println("rows changed:", work())
+
+	must(tryTakeOver(ctx, lockOf(db, "my-task", "b"))) // a was paused beyond its lease
+	fmt.Println("rows changed:", work())
+	// Output:
+	// rows changed: 1
+	// rows changed: 0
+}
+
 // A guard at the beginning pins leadership for the whole transaction.
 func ExampleLock_Guard() {
 	ctx := context.Background()

@@ -11,8 +11,7 @@ import (
 	"github.com/go-sql-driver/mysql"
 )
 
-// RecordsTable and FencesTable are what Migrate takes for current, in the form
-// of DescribeTable.
+// RecordsTable and FencesTable are what Migrate takes for current, in the form of DescribeTable.
 var RecordsTable, FencesTable = recordsTable.text(), fencesTable.text()
 
 // CertifiedGuardSQL is the guard of clusters, with the table's name as %s.
@@ -38,8 +37,7 @@ func (t *table) text() string {
 	return b.String()
 }
 
-// ElectLeaderWithTimings is ElectLeader on a pool and with timings that a test
-// can wait for.
+// ElectLeaderWithTimings is ElectLeader on a pool and with timings that a test can wait for.
 func ElectLeaderWithTimings(ctx context.Context, db *sql.DB, election string, lease, renewDeadline, retry time.Duration, becomeLeader func(context.Context), loseLeadership func()) error {
 	return electLeader(ctx, db, election, timings{lease, renewDeadline, retry}, becomeLeader, loseLeadership)
 }
@@ -77,8 +75,8 @@ func (l *Lock) LeaseEnd() time.Time { return l.term.expires() }
 // PublicText is what is shown of an error.
 var PublicText = publicText
 
-// OpenWithLifetime is Open with another lifetime for connections, and another pause between attempts
-// to replace them.
+// OpenWithLifetime is Open with another lifetime for connections, and another pause between
+// attempts to replace them.
 func OpenWithLifetime(config *mysql.Config, lifetime, pause time.Duration) (*sql.DB, error) {
 	config, err := harden(config)
 	if err != nil {

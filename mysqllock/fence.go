@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
@@ -24,10 +25,11 @@ func (s *statements) guard(election string) statement {
 	return statement{s.texts.guard, []any{hex.EncodeToString([]byte(election))}}
 }
 
-// multiWriterGuardSQL pins the current term on clusters in which several nodes take writes: one row,
-// or none if another term has begun. There, a lock is known to its own node only, and a node that is
-// behind with applying has not seen a takeover that another node committed; but the cluster certifies
-// writes, and refuses the commit of the later one of two transactions that changed the same row.
+// multiWriterGuardSQL pins the current term on clusters in which several nodes take writes: one
+// row, or none if another term has begun. There, a lock is known to its own node only, and a node
+// that is behind with applying has not seen a takeover that another node committed; but the cluster
+// certifies writes, and refuses the commit of the later one of two transactions that changed the
+// same row.
 const multiWriterGuardSQL = `
 UPDATE {fences}
    SET guards = guards + 1
@@ -37,50 +39,59 @@ func (s *statements) multiWriterGuard(election string, token int64, uid string) 
 	return statement{s.texts.multiWriterGuard, []any{hex.EncodeToString([]byte(election)), token, uid}}
 }
 
-// multiWriterSQL finds out about such clusters: Galera (wsrep_on is ON) and Group Replication (it has
-// a group's name), in whatever mode, as modes change while a primary fails over.
-const multiWriterSQL = `SHOW VARIABLES WHERE Variable_name IN ('wsrep_on', 'group_replication_group_name')`
+// multiWriterSQL finds out about servers on which a read lock is not enough: Galera (wsrep_on is ON)
+// and Group Replication (it has a group's name), in whatever mode, as modes change while a primary
+// fails over; and TiDB, whose LOCK IN SHARE MODE may lock nothing.
+const multiWriterSQL = `SHOW VARIABLES WHERE Variable_name IN ('wsrep_on', 'group_replication_group_name', 'version', 'version_comment')`
 
-// FencingToken returns the token of the current term, and whether this Lock
-// holds one. Every term of an election, also one of the same holder, has a
-// token larger than all before, so that a resource that refuses tokens smaller
-// than the largest it has seen refuses a stale leader:
+// isMultiWriter reports whether guards must be writes. It is asked when a term begins.
+func (s *session) isMultiWriter(ctx context.Context) (multiWriter bool, err error) {
+	err = s.query(ctx, statement{text: multiWriterSQL}, func(scan scanner) error {
+		var name, value string
+		err := scan(&name, &value)
+		multiWriter = multiWriter || name == "wsrep_on" && value == "ON" || name == "group_replication_group_name" && value != "" ||
+			strings.HasPrefix(name, "version") && strings.Contains(value, "TiDB")
+		return err
+	})
+	return multiWriter, err
+}
+
+// FencingToken returns the token of the current term, and whether this Lock holds one. Every term
+// of an election, also one of the same holder, has a token larger than all before. A resource that
+// refuses tokens smaller than the largest it has seen refuses a stale leader:
 //
 //	UPDATE resource SET ..., fence = ? WHERE id = ? AND fence <= ?
 //
-// Read it once when a term begins, in OnStartedLeading, and use that value for
-// the term's work. For tables in the same MySQL server use Transact, which needs
-// no column.
+// Read it once when a term begins, in OnStartedLeading, and use that value for the term's work. For
+// tables in the same MySQL server use [Lock.Transact], which needs no column.
 func (l *Lock) FencingToken() (token int64, held bool) {
 	token = l.term.current()
 	return token, token != 0
 }
 
-// Guard makes sure, inside the caller's transaction, that this Lock leads and
-// that no other candidate can begin a term before that transaction ends. It
-// returns ErrNotLeader if leadership has passed; then roll back.
+// Guard makes sure, inside the caller's transaction, that this Lock leads and that no other
+// candidate can begin a term before that transaction ends. It returns [ErrNotLeader] if leadership
+// has passed; then roll back.
 //
-// tx must be of the server that has the lock's tables. A guard as the first
-// statement pins leadership for the whole transaction: what is read afterwards
-// stays a leader's view until the commit, but nobody can take over meanwhile,
-// whatever becomes of this process. A guard as the last statement before the
-// commit pins it for the shortest time: prefer it, or Transact, which does it.
+// tx must be of the server that has the lock's tables. A guard as the first statement pins
+// leadership for the whole transaction: what is read afterwards stays a leader's view until the
+// commit, but nobody can take over meanwhile, whatever becomes of this process. A guard as the last
+// statement before the commit pins it for the shortest time: prefer it, or [Lock.Transact], which
+// does it.
 //
-// A client that is cut off after its guard holds takeovers off until the server
-// drops its session, after wait_timeout (8 hours by default): Transact lowers
-// that, Guard does not. Renewals never wait for a guard.
+// A client that is cut off after its guard holds takeovers off until the server drops its session,
+// after wait_timeout (8 hours by default): Transact lowers that, Guard does not. Renewals never
+// wait for a guard.
 //
-// The guard is a shared lock, so that any number of a leader's transactions may
-// be guarded at once. On Galera and Group Replication, which is detected, it is
-// a write instead: guarded transactions of one election wait for each other
-// there, a commit may fail with error 1213 or 3101, having committed nothing, and
-// a read-only transaction can't be guarded. tx's account needs SELECT and UPDATE
-// on election_fences.
+// The guard is a shared lock, so that any number of a leader's transactions may be guarded at once.
+// On Galera and Group Replication, which is detected, it is a write instead: guarded transactions
+// of one election wait for each other there, a commit may fail with error 1213 or 3101, having
+// committed nothing, and a read-only transaction can't be guarded. tx's account needs SELECT and
+// UPDATE on election_fences.
 //
-// A server may end a transaction on its own after an error (a deadlock, 1213;
-// MariaDB's 1020): roll back on every error. What follows in such a transaction
-// would be committed statement by statement, unguarded; Transact notices that,
-// Guard can't.
+// A server may end a transaction on its own after an error (a deadlock, 1213; MariaDB's 1020): roll
+// back on every error. What follows in such a transaction would be committed statement by
+// statement, unguarded; Transact notices that, Guard can't.
 func (l *Lock) Guard(ctx context.Context, tx *sql.Tx) error {
 	token, held := l.FencingToken()
 	if !held {
@@ -92,10 +103,7 @@ func (l *Lock) Guard(ctx context.Context, tx *sql.Tx) error {
 func (l *Lock) guard(ctx context.Context, tx *sql.Tx, token int64) error {
 	// The transaction may be of a pool with another default database.
 	statements := l.tables.Load().ascii // its guards suit every encoding
-	multiWriter, err := l.isMultiWriter(ctx, tx)
-	if err != nil {
-		return err
-	}
+	multiWriter := l.term.guardsByWrite()
 	if multiWriter {
 		guard := statements.multiWriterGuard(l.election, token, l.uid)
 		result, err := tx.ExecContext(ctx, guard.text, guard.args...)
@@ -109,7 +117,7 @@ func (l *Lock) guard(ctx context.Context, tx *sql.Tx, token int64) error {
 	var found sql.NullInt64
 	var uid sql.NullString
 	guard := statements.guard(l.election)
-	err = tx.QueryRowContext(ctx, guard.text, guard.args...).Scan(&found, &uid)
+	err := tx.QueryRowContext(ctx, guard.text, guard.args...).Scan(&found, &uid)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return errors.New("the election has no row in election_fences, although this candidate holds a term: the transaction is not of the server and the database that have the lock's tables, or somebody deleted the row; give the pool of that server, or WithDatabase")
@@ -123,26 +131,6 @@ func (l *Lock) guard(ctx context.Context, tx *sql.Tx, token int64) error {
 		return fmt.Errorf("%w: the row in election_fences is not as it was when the transaction began", ErrNotLeader)
 	}
 	return nil
-}
-
-// isMultiWriter reports whether tx's server is part of a cluster that takes writes on several nodes.
-// It asks once a term.
-func (l *Lock) isMultiWriter(ctx context.Context, tx *sql.Tx) (bool, error) {
-	if known := l.term.guardsByWrite(); known != nil {
-		return *known, nil
-	}
-	multiWriter := false
-	err := each(ctx, tx, multiWriterSQL, nil, func(scan scanner) error {
-		var name, value string
-		err := scan(&name, &value)
-		multiWriter = multiWriter || (name == "wsrep_on" && value == "ON") || (name == "group_replication_group_name" && value != "")
-		return err
-	})
-	if err != nil {
-		return false, err
-	}
-	l.term.setGuardsByWrite(multiWriter)
-	return multiWriter, nil
 }
 
 // insertFence makes the election's fence row, if it isn't there.

@@ -8,6 +8,8 @@ import (
 	"strings"
 )
 
+// What Preflight finds in the account's privileges.
+
 // grants tries the lock's own statements in a form that touches no row. A server that is read-only
 // is sent no writes: the driver may end the session for it.
 func (p *preflight) grants() {

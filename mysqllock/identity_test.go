@@ -12,9 +12,9 @@ import (
 	"pgregory.net/rapid"
 )
 
-func TestNewIdentityNeverRepeats(t *testing.T) {
-	// In one process hostname, MAC address and PID are the same, as they are in
-	// containers that share them: the random part has to do it alone.
+func TestIdentityNeverRepeats(t *testing.T) {
+	// In one process hostname, MAC address and PID are the same, as they are in containers that
+	// share them: the random part has to do it alone.
 	const n = 10_000
 	seen := make(map[string]bool, n)
 	for range n {
@@ -29,7 +29,7 @@ func TestNewIdentityNeverRepeats(t *testing.T) {
 	}
 }
 
-func TestNewIdentityIsAcceptedByNew(t *testing.T) {
+func TestIdentityIsAcceptedByNew(t *testing.T) {
 	identity := NewIdentity()
 	if want := regexp.MustCompile(`^[A-Za-z0-9._-]+(_[0-9a-f]+)?_[0-9]+_[A-Z2-7]{26}$`); !want.MatchString(identity) {
 		t.Errorf("%s doesn't match %s", identity, want)
@@ -58,11 +58,11 @@ func TestIdentityIsMadeOfAnyHostname(t *testing.T) {
 		{"control characters", "a\x00b\nc\x7f", nil, "a-b-c-_7_" + random},
 		{"not UTF-8", "a\xff\xfeb", nil, "a--b_7_" + random},
 		{"a part of a character", "a\xe2\x82", nil, "a--_7_" + random},
-		{"beyond ASCII", "größe-東", nil, "gr--e--_7_" + random},
+		{"non-ASCII", "größe-東", nil, "gr--e--_7_" + random},
 		{"quotes", "a'b\"c\\d`e", nil, "a-b-c-d-e_7_" + random},
 		{"an address", "fe80::1%eth0", nil, "fe80--1-eth0_7_" + random},
 		{"too long", strings.Repeat("h", 300), mac, strings.Repeat("h", 255-42) + "_0242ac110002_7_" + random},
-		{"too long beyond ASCII", strings.Repeat("東", 300), mac, strings.Repeat("-", 255-42) + "_0242ac110002_7_" + random},
+		{"too long non-ASCII", strings.Repeat("東", 300), mac, strings.Repeat("-", 255-42) + "_0242ac110002_7_" + random},
 		{"too long with the longest MAC address", strings.Repeat("h", 300), infiniband, strings.Repeat("h", 255-69-1) + "_" + strings.Repeat("fe", 20) + "_7_" + random},
 	} {
 		t.Run(test.name, func(t *testing.T) {

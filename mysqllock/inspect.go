@@ -7,6 +7,8 @@ import (
 	"time"
 )
 
+// Reading elections without being a candidate.
+
 // Election is what an election's row says, for status pages and for routers that are no candidates
 // themselves.
 type Election struct {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -46,7 +47,7 @@ func getElection(t testing.TB, db *sql.DB, name string, opts ...mysqllock.Option
 // sameBut compares elections that were read at different times.
 var sameBut = cmpopts.IgnoreFields(mysqllock.Election{}, "Age")
 
-func TestAnElectionIsShownInEachOfItsStates(t *testing.T) {
+func TestInspectShowsAnElectionInEachOfItsStates(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 
@@ -129,7 +130,7 @@ func TestAnElectionIsShownInEachOfItsStates(t *testing.T) {
 }
 
 // The reader's clock may be anything; the age is between two of the server's.
-func TestTheAgeIsByTheServersClock(t *testing.T) {
+func TestInspectTakesTheAgeFromTheServersClock(t *testing.T) {
 	t.Parallel()
 	db, config := newTables(t)
 	hold(t, db, "e", "a")
@@ -155,7 +156,7 @@ func TestTheAgeIsByTheServersClock(t *testing.T) {
 	}
 }
 
-func TestElectionsAreTheSameThroughEverySession(t *testing.T) {
+func TestInspectShowsTheSameThroughEverySession(t *testing.T) {
 	t.Parallel()
 	db, config := newTables(t)
 	names := []string{"ASCII", "Zürich/événement", "zürich/événement", "選挙/候補者", "🗳", strings.Repeat("界", 255)}
@@ -214,7 +215,7 @@ func TestElectionsAreTheSameThroughEverySession(t *testing.T) {
 	}
 }
 
-func TestAnEmptyTableIsAnEmptyList(t *testing.T) {
+func TestInspectOfAnEmptyTableIsAnEmptyList(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	list, err := mysqllock.ListElections(t.Context(), db)
@@ -223,7 +224,7 @@ func TestAnEmptyTableIsAnEmptyList(t *testing.T) {
 	}
 }
 
-func TestElectionsAreReadFromAnotherDatabase(t *testing.T) {
+func TestInspectReadsFromAnotherDatabase(t *testing.T) {
 	t.Parallel()
 	_, config := newTables(t)
 	name := config.DBName
@@ -240,7 +241,7 @@ func TestElectionsAreReadFromAnotherDatabase(t *testing.T) {
 	}
 }
 
-func TestAMissingFenceRowIsTokenZero(t *testing.T) {
+func TestInspectShowsAMissingFenceRowAsTokenZero(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	hold(t, db, "e", "a")
@@ -260,7 +261,7 @@ func TestAMissingFenceRowIsTokenZero(t *testing.T) {
 	}
 }
 
-func TestReadingDoesNotWaitForLocks(t *testing.T) {
+func TestInspectDoesNotWaitForLocks(t *testing.T) {
 	t.Parallel()
 	db, config := newTables(t)
 	hold(t, db, "e", "a")
@@ -295,7 +296,7 @@ func TestReadingDoesNotWaitForLocks(t *testing.T) {
 	}
 }
 
-func TestReadingLocksNothing(t *testing.T) {
+func TestInspectLocksNothing(t *testing.T) {
 	t.Parallel()
 	_, config := newTables(t)
 	config.Params = map[string]string{"innodb_lock_wait_timeout": "50"}
@@ -317,7 +318,7 @@ func TestReadingLocksNothing(t *testing.T) {
 	}
 }
 
-func TestHostileRowsAreShownAsTheyAre(t *testing.T) {
+func TestInspectShowsHostileRowsAsTheyAre(t *testing.T) {
 	t.Parallel()
 	_, config := newTables(t)
 	config.Params = map[string]string{"sql_mode": "''"}
@@ -363,7 +364,7 @@ func TestHostileRowsAreShownAsTheyAre(t *testing.T) {
 	}
 }
 
-func TestALeaseLongerThanADurationDoesNotOverflow(t *testing.T) {
+func TestInspectOfALeaseLongerThanADurationDoesNotOverflow(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	exec(t, db, "ALTER TABLE election_records MODIFY lease_duration_seconds BIGINT NOT NULL") // which Migrate accepts
@@ -374,7 +375,7 @@ func TestALeaseLongerThanADurationDoesNotOverflow(t *testing.T) {
 	}
 }
 
-func TestReadingNeedsSelectAlone(t *testing.T) {
+func TestInspectNeedsSelectAlone(t *testing.T) {
 	t.Parallel()
 	admin, config := newTables(t)
 	token := hold(t, admin, "e", "a")
@@ -387,7 +388,7 @@ func TestReadingNeedsSelectAlone(t *testing.T) {
 	}
 }
 
-func TestReadingSaysWhatIsWrong(t *testing.T) {
+func TestInspectSaysWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	config := newConfig(t)
 	db := open(t, config)
@@ -460,5 +461,35 @@ func TestReadingSaysWhatIsWrong(t *testing.T) {
 		if _, err := mysqllock.GetElection(t.Context(), good, name); err == nil || err.Error() != want {
 			t.Errorf("%v, not %q", err, want)
 		}
+	}
+}
+
+// The statements that the README tells people to type.
+func TestInspectQueriesOfTheREADMEWork(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, _ := newTables(t)
+	takeOver(t, newLock(t, db, "e", "a"))
+	queries := 0
+	for i, block := range strings.Split(string(text), "```") {
+		sql, isSQL := strings.CutPrefix(block, "sql\n")
+		if i%2 == 0 || !isSQL {
+			continue
+		}
+		for statement := range strings.SplitSeq(sql, ";") {
+			if statement = strings.TrimSpace(statement); !strings.HasPrefix(statement, "SELECT") {
+				continue
+			}
+			queries++
+			if table(t, db, statement) == "" {
+				t.Errorf("%s: no row, and there is an election", statement)
+			}
+		}
+	}
+	if queries == 0 {
+		t.Error("the README has no query")
 	}
 }

@@ -14,9 +14,8 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// A statement that a lock gave up goes on at the server: it may be applied
-// seconds later, or never. Here it waits for a row that another session holds,
-// and the tests decide what becomes of it.
+// A statement that a lock gave up goes on at the server: it may be applied seconds later, or never.
+// Here it waits for a row that another session holds, and the tests decide what becomes of it.
 
 // lateServer is one election's tables, seen by an administrator.
 type lateServer struct {
@@ -38,8 +37,8 @@ func (s *lateServer) lock(identity string) *mysqllock.Lock {
 	return newLock(s.t, s.pool, s.election, identity, unhurried)
 }
 
-// hold locks the row of a table, as an open transaction on a person's console
-// does, until the returned function ends it.
+// hold locks the row of a table, as an open transaction on a person's console does, until the
+// returned function ends it.
 func (s *lateServer) hold(table string) (letGo func()) {
 	s.t.Helper()
 	tx, err := s.db.BeginTx(context.Background(), nil)
@@ -59,8 +58,8 @@ func (s *lateServer) hold(table string) (letGo func()) {
 	}
 }
 
-// abandoned are the sessions in which an UPDATE of the tables is still under
-// way. Those that only wait for the next statement have none.
+// abandoned are the sessions in which an UPDATE of the tables is still under way. Those that only
+// wait for the next statement have none.
 func (s *lateServer) abandoned() (ids []int64) {
 	s.t.Helper()
 	rows, err := s.db.QueryContext(s.t.Context(), `SELECT id FROM information_schema.processlist WHERE db = DATABASE() AND info LIKE 'UPDATE %election!_%' ESCAPE '!'`)
@@ -81,8 +80,8 @@ func (s *lateServer) abandoned() (ids []int64) {
 	return ids
 }
 
-// givesUp runs an operation and ends its context as soon as its statement waits
-// at the server, as a deadline would, but on a slow machine not earlier.
+// givesUp runs an operation and ends its context as soon as its statement waits at the server, as a
+// deadline would, but on a slow machine not earlier.
 func (s *lateServer) givesUp(what string, f func(context.Context) error) {
 	s.t.Helper()
 	ctx, cancel := context.WithCancel(s.t.Context())
@@ -100,8 +99,8 @@ func (s *lateServer) givesUp(what string, f func(context.Context) error) {
 	}
 }
 
-// settle lets the row go and waits until the abandoned statement has ended. It
-// tells whether the server applied it.
+// settle lets the row go and waits until the abandoned statement has ended. It reports whether the
+// server applied it.
 func (s *lateServer) settle(letGo func()) (applied bool) {
 	s.t.Helper()
 	before := readRow(s.t, s.db, s.election).Version
@@ -149,7 +148,7 @@ func (s *lateServer) token(lock *mysqllock.Lock) int64 {
 	return token
 }
 
-func TestARenewalThatWasGivenUpDoesNotEndTheTerm(t *testing.T) {
+func TestLateRenewalThatWasGivenUpDoesNotEndTheTerm(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		// end is what becomes of the abandoned renewal.
@@ -190,7 +189,7 @@ func TestARenewalThatWasGivenUpDoesNotEndTheTerm(t *testing.T) {
 	}
 }
 
-func TestARenewalThatIsAppliedBetweenGetAndUpdateIsAConflictAndTheTermGoesOn(t *testing.T) {
+func TestLateRenewalThatIsAppliedBetweenGetAndUpdateIsAConflictAndTheTermGoesOn(t *testing.T) {
 	for _, get := range []bool{true, false} {
 		t.Run(fmt.Sprintf("Get before: %v", get), func(t *testing.T) {
 			s := newLateServer(t)
@@ -224,7 +223,7 @@ func TestARenewalThatIsAppliedBetweenGetAndUpdateIsAConflictAndTheTermGoesOn(t *
 	}
 }
 
-func TestATakeoverWhoseReplyWasLostIsFollowedByAFurtherTerm(t *testing.T) {
+func TestLateTakeoverWhoseReplyWasLostIsFollowedByAFurtherTerm(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		killed bool
@@ -278,9 +277,9 @@ func TestATakeoverWhoseReplyWasLostIsFollowedByAFurtherTerm(t *testing.T) {
 	}
 }
 
-// Two takeovers of one candidate are under way: whichever comes first, the
-// candidate ends up with the token that is in the table, or with none.
-func TestATakeoverThatIsTriedAgainWhileTheFirstIsStillUnderWay(t *testing.T) {
+// Two takeovers of one candidate are under way: whichever comes first, the candidate ends up with
+// the token that is in the table, or with none.
+func TestLateTakeoverThatIsStillUnderWayWhenItIsTriedAgain(t *testing.T) {
 	s := newLateServer(t)
 	former, lock := s.lock("a"), s.lock("b")
 	if err := former.Create(t.Context(), record("a")); err != nil {
@@ -302,53 +301,9 @@ func TestATakeoverThatIsTriedAgainWhileTheFirstIsStillUnderWay(t *testing.T) {
 	s.token(lock)
 }
 
-func TestAReleaseThatWasGivenUpEndsTheTerm(t *testing.T) {
-	s := newLateServer(t)
-	lock := s.lock("a")
-	if err := lock.Create(t.Context(), record("a")); err != nil {
-		t.Fatal(err)
-	}
-	first := s.token(lock)
-	letGo := s.hold("election_records")
-	s.givesUp("a release", func(ctx context.Context) error { return lock.Update(ctx, record("")) })
-	if _, held := lock.FencingToken(); held {
-		t.Error("a release of unknown outcome leaves a fencing token")
-	}
-	want := "a"
-	if s.settle(letGo) {
-		want = ""
-	}
-	if holder := s.get(lock); holder != want {
-		t.Errorf("the holder is %q, not %q", holder, want)
-	}
-	if err := lock.Update(t.Context(), record("a")); err != nil {
-		t.Fatal(err)
-	}
-	if second := s.token(lock); second <= first {
-		t.Errorf("the token of the next term is %d, after %d", second, first)
-	}
-}
-
-func TestAReleaseFindsItsOwnLateRenewal(t *testing.T) {
-	s := newLateServer(t)
-	lock := s.lock("a")
-	if err := lock.Create(t.Context(), record("a")); err != nil {
-		t.Fatal(err)
-	}
-	letGo := s.hold("election_records")
-	s.givesUp("a renewal", func(ctx context.Context) error { return lock.Update(ctx, record("a")) })
-	s.settle(letGo)
-	if err := lock.Update(t.Context(), record("")); err != nil {
-		t.Errorf("release after a late renewal: %v", err)
-	}
-	if row := readRow(t, s.db, s.election); row.Holder != "" || row.UID != "" {
-		t.Errorf("the released row is %+v", row)
-	}
-}
-
-// The insert was applied, the takeover was not: anybody may take the election,
-// its creator included.
-func TestACreateThatEndedHalfwayLeavesAnElectionThatAnyoneCanTake(t *testing.T) {
+// The insert was applied, the takeover was not: anybody may take the election, its creator
+// included.
+func TestLateCreateThatEndedHalfwayLeavesAnElectionThatAnyoneCanTake(t *testing.T) {
 	for _, who := range []string{"a", "b"} {
 		t.Run(who, func(t *testing.T) {
 			s := newLateServer(t)
@@ -373,117 +328,66 @@ func TestACreateThatEndedHalfwayLeavesAnElectionThatAnyoneCanTake(t *testing.T) 
 	}
 }
 
-// The elector's fast path updates without a Get. What the lock read to explain
-// the lost compare-and-swap must not be what the next Update compares with.
-func TestALeaderThatLostItsRowCanNotOverwriteTheSuccessorWithoutAGet(t *testing.T) {
-	s := newLateServer(t)
-	former, successor := s.lock("a"), s.lock("b")
-	mine := record("a")
-	if err := former.Create(t.Context(), mine); err != nil {
+// The elector has given up, and its work was told to end. A renewal that was under way may still be
+// applied, but its success must not make a leader again of a candidate that has no work any more.
+func TestLateRenewalDoesNotBringBackATermThatStoppedLeadingEnded(t *testing.T) {
+	t.Parallel()
+	db, config := newTables(t)
+	network := newProxy(t, config.Addr)
+	const election = "ns/ended"
+	lock := newLock(t, open(t, network.config(config)), election, "a", unhurried)
+	held := record("a")
+	if err := lock.Create(t.Context(), held); err != nil {
 		t.Fatal(err)
 	}
-	s.get(successor)
-	if err := successor.Update(t.Context(), record("b")); err != nil {
+	if err := lock.Update(t.Context(), held); err != nil {
 		t.Fatal(err)
 	}
-	row := readRow(t, s.db, s.election)
-	token := s.token(successor)
-	renewal := mine
-	renewal.RenewTime.Time = renewal.RenewTime.Add(time.Second)
-	for i, next := range []struct {
-		name   string
-		record func() error
-	}{
-		{"renewal", func() error { return former.Update(t.Context(), renewal) }},
-		{"renewal", func() error { return former.Update(t.Context(), renewal) }},
-		{"takeover", func() error { return former.Update(t.Context(), mine) }},
-		{"renewal", func() error { return former.Update(t.Context(), renewal) }},
-	} {
-		if err := next.record(); !apierrors.IsConflict(err) {
-			t.Errorf("%s %d without a Get: %v, not a Conflict", next.name, i, err)
-		}
-		if _, held := former.FencingToken(); held {
-			t.Errorf("%s %d left a fencing token", next.name, i)
-		}
+	before := readRow(t, db, election)
+
+	network.swallowReplies()
+	renewed := make(chan error, 1)
+	go func() { renewed <- lock.Update(t.Context(), held) }()
+	eventually(t, patience, "the renewal is applied", func() bool { return readRow(t, db, election).Version > before.Version })
+	lock.RecordEvent("stopped leading")
+	network.forward()
+	if err := <-renewed; !errors.Is(err, mysqllock.ErrNotLeader) {
+		t.Errorf("the renewal of a term that had ended: %v", err)
 	}
-	if now := readRow(t, s.db, s.election); now != row {
-		t.Errorf("the successor's row %+v became %+v", row, now)
+	if token, held := lock.FencingToken(); held {
+		t.Errorf("the term that had ended is held again, with the token %d", token)
 	}
-	if now := s.token(successor); now != token {
-		t.Errorf("the successor's token %d became %d", token, now)
+
+	// The row is the Lock's own all the same, and the next run takes it up.
+	if _, _, err := lock.Get(t.Context()); err != nil {
+		t.Fatal(err)
 	}
-	if err := successor.Update(t.Context(), record("b")); err != nil {
-		t.Errorf("the successor's renewal: %v", err)
+	if err := lock.Update(t.Context(), record("a")); err != nil {
+		t.Fatal(err)
+	}
+	if _, held := lock.FencingToken(); !held {
+		t.Error("the next term is not held")
 	}
 }
 
-// The deadline of an operation is the lock's own where the context has none.
-func TestAnOperationOnAHeldRowEndsByItself(t *testing.T) {
-	const brief = 300 * time.Millisecond
-	s := newLateServer(t)
-	lock := newLock(t, s.pool, s.election, "a", mysqllock.WithOperationTimeout(brief))
-	creator := s.lock("b")
-	if err := creator.Create(t.Context(), record("b")); err != nil {
-		t.Fatal(err)
+// Followers may count from the moment that a renewal was sent, so that a slow reply must not
+// lengthen the leader's trust.
+func TestLateReplyDoesNotLengthenALeadersTrust(t *testing.T) {
+	t.Parallel()
+	_, config := newTables(t)
+	network := newProxy(t, config.Addr)
+	lock := newLock(t, open(t, network.config(config)), "e", "a", mysqllock.WithOperationTimeout(10*time.Second))
+	takeOver(t, lock)
+	mustSucceed(t, "a renewal, which is prepared", update(t.Context(), lock, record("a")))
+	const slow = 300 * time.Millisecond
+	network.delayReplies(slow)
+	sent := time.Now()
+	mustSucceed(t, "a renewal with a slow reply", update(t.Context(), lock, record("a")))
+	if took := time.Since(sent); took < slow {
+		t.Fatalf("the reply took %v", took)
 	}
-	s.get(creator)
-	if err := creator.Update(t.Context(), record("")); err != nil {
-		t.Fatal(err)
-	}
-	letGo := s.hold("election_records")
-	// A slow machine may need more than one Get within the deadline.
-	eventually(t, patience, "a Get", func() bool {
-		_, _, err := lock.Get(t.Context())
-		return err == nil
-	})
-	started := time.Now()
-	err := lock.Update(t.Context(), record("a"))
-	if !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("Update on a held row: %v", err)
-	}
-	if took := time.Since(started); took < brief || took > patience {
-		t.Errorf("Update on a held row took %v, its deadline is %v", took, brief)
-	}
-	s.settle(letGo)
-}
-
-// An UPDATE that waits for the row while somebody else changes it. MariaDB 11.8
-// answers with error 1020 under SERIALIZABLE, where others find that no row
-// matches: the compare-and-swap is lost all the same.
-func TestARowThatIsLostWhileAnUpdateWaitsForItIsAConflictUnderEveryIsolationLevel(t *testing.T) {
-	for _, level := range isolations() {
-		for _, who := range []string{"leader", "follower"} {
-			t.Run(level.name+", "+who, func(t *testing.T) {
-				db, config := newTables(t)
-				s := &lateServer{t: t, db: db, pool: level.open(t, config), election: "ns/lost"}
-				leader, follower := s.lock("leader"), s.lock("follower")
-				if err := leader.Create(t.Context(), record("leader")); err != nil {
-					t.Fatal(err)
-				}
-				s.get(follower)
-				lock := map[string]*mysqllock.Lock{"leader": leader, "follower": follower}[who]
-
-				tx, err := db.BeginTx(t.Context(), nil)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer func() { _ = tx.Rollback() }()
-				if _, err := tx.ExecContext(t.Context(), `UPDATE election_records SET leader_name = 'usurper', leader_uid = 'other', version = version + 1`); err != nil {
-					t.Fatal(err)
-				}
-				result := make(chan error, 1)
-				go func() { result <- lock.Update(t.Context(), record(who)) }()
-				eventually(t, patience, "an Update that waits for the row", func() bool { return len(s.abandoned()) == 1 })
-				if err := tx.Commit(); err != nil {
-					t.Fatal(err)
-				}
-				if err := <-result; !apierrors.IsConflict(err) {
-					t.Errorf("Update: %v, not a Conflict", err)
-				}
-				if token, held := lock.FencingToken(); held {
-					t.Errorf("the token %d is still held", token)
-				}
-			})
-		}
+	lease := time.Duration(record("a").LeaseDurationSeconds) * time.Second
+	if end := lock.LeaseEnd(); end.After(sent.Add(lease + slow/2)) {
+		t.Errorf("the lease ends %v after the send, want %v", end.Sub(sent), lease)
 	}
 }

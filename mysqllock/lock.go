@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"math"
 	"strconv"
-	"sync"
 	"sync/atomic"
 
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
@@ -30,17 +29,14 @@ type Lock struct {
 	tables atomic.Pointer[tables]
 	// turn has what one operation leaves for the next, while none is under way.
 	turn chan *memory
-	term term
-
-	readiness  readiness
-	succession succession
-
+	// What follows may be asked without the turn.
+	term    term
 	elector seenTimings
 	// followedLease is the LeaseDuration of the observed row, in nanoseconds, if that has a holder.
 	followedLease atomic.Int64
-
-	reporting sync.Mutex
-	unfit     map[string]bool // what sessions were discarded for, and logged
+	readiness     readiness
+	succession    succession
+	unfit         unfitReports
 }
 
 var _ resourcelock.Interface = (*Lock)(nil)
@@ -302,9 +298,13 @@ func (l *Lock) takeOver(o *operation, old *row, record resourcelock.LeaderElecti
 	if err := o.session.endTransaction(o.ctx); err != nil {
 		return err // or the probe would leave the row locked
 	}
+	multiWriter, err := o.session.isMultiWriter(o.ctx)
+	if err != nil {
+		return err
+	}
 	var last sql.NullInt64
 	var clock int64
-	err := o.session.queryRow(o.ctx, s.probe(l.election), &last, &clock)
+	err = o.session.queryRow(o.ctx, s.probe(l.election), &last, &clock)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return l.refused(o, record, "the server did not answer with its clock")
@@ -331,7 +331,7 @@ func (l *Lock) takeOver(o *operation, old *row, record resourcelock.LeaderElecti
 	if err := l.accept(o, next); err != nil {
 		return err
 	}
-	l.term.begin(token, o.started)
+	l.term.begin(token, o.started, multiWriter)
 	return nil
 }
 

@@ -10,13 +10,43 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
 
-// record is one that holds the lease for the given candidate.
-func record(identity string) resourcelock.LeaderElectionRecord {
-	now := metav1.NewTime(time.Now().UTC().Truncate(time.Microsecond))
-	return resourcelock.LeaderElectionRecord{HolderIdentity: identity, LeaseDurationSeconds: 15, AcquireTime: now, RenewTime: now}
+// The life of an election, as client-go's elector asks for it: a candidate creates it and renews
+// its lease; another one polls, takes over once that is released, and has a larger fencing token.
+func TestLockThroughTheLifeOfAnElection(t *testing.T) {
+	db, _ := newTables(t)
+	first, second := newLock(t, db, "life", "first"), newLock(t, db, "life", "second")
+	if err := get(t.Context(), first)(); !apierrors.IsNotFound(err) {
+		t.Fatalf("an election that nobody has campaigned in: %v", err)
+	}
+	mustSucceed(t, "Create", create(t.Context(), first, record("first")))
+	token, held := first.FencingToken()
+	if !held {
+		t.Error("the creator holds no term")
+	}
+	_, before, err := second.Get(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustSucceed(t, "a renewal", update(t.Context(), first, record("first")))
+	seen, after, err := second.Get(t.Context())
+	if err != nil || seen.HolderIdentity != "first" || string(before) == string(after) {
+		t.Errorf("the follower sees no sign of life: %v, %v", seen, err)
+	}
+	mustSucceed(t, "the release", update(t.Context(), first, recordFor("", 1)))
+	if _, held := first.FencingToken(); held {
+		t.Error("a term outlived its release")
+	}
+	mustSucceed(t, "Get", get(t.Context(), second))
+	mustSucceed(t, "the takeover", update(t.Context(), second, record("second")))
+	if next, held := second.FencingToken(); !held || next <= token {
+		t.Errorf("the successor's token is %d (held: %t) after %d", next, held, token)
+	}
+	if err := update(t.Context(), first, record("first"))(); !apierrors.IsConflict(err) {
+		t.Errorf("the predecessor's renewal: %v, want a Conflict", err)
+	}
 }
 
-func TestEveryFieldOfTheRecordComesBack(t *testing.T) {
+func TestRecordComesBackInEveryField(t *testing.T) {
 	db, _ := newTables(t)
 	lock := newLock(t, db, "ns/every-field", "a")
 	want := resourcelock.LeaderElectionRecord{
@@ -55,6 +85,4 @@ func TestEveryFieldOfTheRecordComesBack(t *testing.T) {
 	if err := lock.Update(t.Context(), want); !apierrors.IsConflict(err) {
 		t.Fatal(err)
 	}
-	got, _, err = lock.Get(t.Context())
-	t.Log(got, err)
 }

@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// In a process that wakes up from a pause, a reply may be read before the timer of
-// the deadline has fired; no test can make that happen each time.
-func TestAReplyIsLateByTheClockAlsoBeforeATimerHasFired(t *testing.T) {
+// In a process that wakes up from a pause, a reply may be read before the timer of the deadline has
+// fired; no test can make that happen each time.
+func TestDeadlineIsByTheClockAlsoBeforeATimerHasFired(t *testing.T) {
 	t.Parallel()
 	o := &operation{ctx: t.Context(), started: time.Now().Add(-time.Second), timeout: 900 * time.Millisecond}
 	if err := o.late(); !errors.Is(err, context.DeadlineExceeded) {

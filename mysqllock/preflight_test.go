@@ -84,7 +84,7 @@ func TestPreflightFindsWhatIsWrongWithTables(t *testing.T) {
 	}
 }
 
-func TestPreflightFindsMissingAndNeedlessGrants(t *testing.T) {
+func TestPreflightFindsMissingAndExcessGrants(t *testing.T) {
 	t.Parallel()
 	_, config := newTables(t)
 	for _, table := range []string{"election_records", "election_fences"} {
@@ -108,7 +108,7 @@ func TestPreflightFindsMissingAndNeedlessGrants(t *testing.T) {
 	wantFinding(t, open(t, config), mysqllock.SeverityWarning, "grants", "far more than a lock needs")
 }
 
-func TestPreflightFindsNeedlessGrantsOnTheTables(t *testing.T) {
+func TestPreflightFindsExcessGrantsOnTheTables(t *testing.T) {
 	t.Parallel()
 	admin, config := newTables(t)
 	newLedger(t, config)
@@ -157,7 +157,7 @@ func TestPreflightFindsNeedlessGrantsOnTheTables(t *testing.T) {
 	}
 }
 
-func TestPreflightFindsNeedlessGrantsOfARoleAndOnADatabaseOfAnyName(t *testing.T) {
+func TestPreflightFindsExcessGrantsOfARoleAndOnADatabaseOfAnyName(t *testing.T) {
 	t.Parallel()
 	admin, config := newTables(t)
 	account := newAccount(t, config, ordinary...)

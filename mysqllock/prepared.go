@@ -9,10 +9,11 @@ import (
 	"time"
 )
 
-// maxPrepared bounds what one connection keeps prepared: a server allows 16,382
-// statements in all (max_prepared_stmt_count). An application has a poll and a
-// renewal for each database of WithDatabase, with and without WithServerClock,
-// and others if some names are beyond ASCII.
+// Connections of Open, which keep polls and renewals prepared.
+
+// maxPrepared bounds what one connection keeps prepared: a server allows 16,382 statements in all
+// (max_prepared_stmt_count). An application has a poll and a renewal for each database of
+// WithDatabase, with and without WithServerClock, and others if some names are non-ASCII.
 const maxPrepared = 8
 
 // keptTexts has the statements that electors send every few seconds.
@@ -43,12 +44,11 @@ type driverStmt interface {
 	driver.StmtQueryContext
 }
 
-// preparedConn is a connection that prepares the statements of keepPrepared once and
-// keeps them until it ends: their text is a large part of what they cost a
-// server. Where the server refuses that, or a proxy before it that knows no
-// prepared statements, or forgets them, the text is sent after all. A statement
-// may be sent twice then, which is harmless: a poll only reads, and of two equal
-// compare-and-swaps the second matches no row if the first was done.
+// preparedConn is a connection that prepares the statements of keepPrepared once and keeps them
+// until it ends: their text is a large part of what they cost a server. Where the server refuses
+// that, or a proxy before it that knows no prepared statements, or forgets them, the text is sent
+// after all. A statement may be sent twice then, which is harmless: a poll only reads, and of two
+// equal compare-and-swaps the second matches no row if the first was done.
 type preparedConn struct {
 	driverConn
 
@@ -58,8 +58,8 @@ type preparedConn struct {
 
 	// database is what the connection began with.
 	database string
-	// operating is set while a lock uses the connection, foreign once somebody
-	// else did, who may have left a transaction open: see session.
+	// operating is set while a lock uses the connection, foreign once somebody else did, who may
+	// have left a transaction open: see session.
 	operating, foreign bool
 
 	opened     time.Time
@@ -82,14 +82,13 @@ func (c *preparedConn) PrepareContext(ctx context.Context, query string) (driver
 const (
 	untried int32 = iota
 	works
-	// fails: the first try of the pool had no answer. A proxy may hang up, or say
-	// nothing, with whatever it doesn't know.
+	// fails: the first try of the pool had no answer. A proxy may hang up, or say nothing, with
+	// whatever it doesn't know.
 	fails
 )
 
-// ResetSession is called when c is taken from the pool. If c is old and its
-// successor is open, c becomes it: to database/sql it is the same connection, so
-// that nothing has to be tried again.
+// ResetSession is called when c is taken from the pool. If c is old and its successor is open, c
+// becomes it: to database/sql it is the same connection, so that nothing has to be tried again.
 func (c *preparedConn) ResetSession(ctx context.Context) error {
 	if next := c.successors.of(c.opened); next != nil {
 		_ = c.Close()
@@ -134,8 +133,8 @@ func send[T any](ctx context.Context, c *preparedConn, query string, prepared fu
 	return result, err
 }
 
-// prepare returns the statement as prepared on c. It fails with driver.ErrSkip,
-// and has sent nothing, if the statement is to be sent as text.
+// prepare returns the statement as prepared on c. It fails with driver.ErrSkip, and has sent
+// nothing, if the statement is to be sent as text.
 func (c *preparedConn) prepare(ctx context.Context, query string) (driverStmt, error) {
 	if stmt, ok := c.kept[query]; ok && !c.text {
 		return stmt, nil

@@ -32,8 +32,8 @@ func openOnlyOne(t testing.TB, config *mysql.Config) *sql.DB {
 	return db
 }
 
-// preparedHere is how often the only connection of a pool prepared a statement,
-// and how often it executed one.
+// preparedHere is how often the only connection of a pool prepared a statement, and how often it
+// executed one.
 func preparedHere(t testing.TB, db *sql.DB) (prepared, executed int) {
 	t.Helper()
 	for name, count := range map[string]*int{"prepare": &prepared, "execute": &executed} {
@@ -51,7 +51,7 @@ func wantPrepared(t testing.TB, when string, db *sql.DB, wantPrepared, wantExecu
 	}
 }
 
-func TestEachConnectionPreparesPollAndRenewalOnceForAllLocks(t *testing.T) {
+func TestPreparedAreEachConnectionsPollAndRenewalOnceForAllLocks(t *testing.T) {
 	admin, config := newTables(t)
 	db := openOnlyOne(t, config)
 	var locks []*mysqllock.Lock
@@ -83,7 +83,7 @@ func TestEachConnectionPreparesPollAndRenewalOnceForAllLocks(t *testing.T) {
 	wantPrepared(t, "after a reconnect", db, 2, 9)
 }
 
-func TestNothingIsKeptPreparedInAPoolOfOnesOwn(t *testing.T) {
+func TestPreparedIsNothingInAPoolOfOnesOwn(t *testing.T) {
 	_, config := newTables(t)
 	db := openOne(t, config, "interpolateParams=true")
 	leader := newLock(t, db, "e", "leader")
@@ -93,7 +93,7 @@ func TestNothingIsKeptPreparedInAPoolOfOnesOwn(t *testing.T) {
 	wantPrepared(t, "a pool that is not Open's", db, 0, 0)
 }
 
-func TestAConnectionKeepsFewStatementsPrepared(t *testing.T) {
+func TestPreparedStatementsOfAConnectionAreFew(t *testing.T) {
 	_, config := newTables(t)
 	db := openOnlyOne(t, config)
 	leaders, followers := map[string]*mysqllock.Lock{}, map[string]*mysqllock.Lock{}
@@ -157,7 +157,7 @@ func connectionID(t testing.TB, db *sql.DB) (id int64) {
 	return id
 }
 
-func TestAPreparedRenewalHasTheTimeOfItsOwn(t *testing.T) {
+func TestPreparedRenewalHasTheTimeOfItsOwn(t *testing.T) {
 	_, config := newTables(t)
 	db := openOnlyOne(t, config)
 	leader := newLock(t, db, "e", "leader")
@@ -208,7 +208,7 @@ func TestPreparedStatementsSeeATableThatChanges(t *testing.T) {
 }
 
 // A server counts the statements of all its connections.
-func TestTextsAreSentWhereTheServerPreparesNoMore(t *testing.T) {
+func TestPreparedGivesWayToTextsWhereTheServerPreparesNoMore(t *testing.T) {
 	_, config := ownServer(t)
 	admin := open(t, config)
 	mustSucceed(t, "Migrate", func() error { return mysqllock.Migrate(t.Context(), admin) })
@@ -259,7 +259,7 @@ func (c forgetful) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-func TestTextsAreSentWhereAProxyForgetsWhatWasPrepared(t *testing.T) {
+func TestPreparedGivesWayToTextsWhereAProxyForgetsWhatWasPrepared(t *testing.T) {
 	_, config := newTables(t)
 	var forgets atomic.Bool
 	config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -289,8 +289,7 @@ func TestTextsAreSentWhereAProxyForgetsWhatWasPrepared(t *testing.T) {
 	}
 }
 
-// mute is a proxy that answers a command that it doesn't know by hanging up, or
-// not at all.
+// mute is a proxy that answers a command that it doesn't know by hanging up, or not at all.
 type mute struct {
 	net.Conn
 	hangsUp bool
@@ -306,7 +305,7 @@ func (c mute) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func TestTextsAreSentWhereAProxyDoesNotEvenRefuse(t *testing.T) {
+func TestPreparedGivesWayToTextsWhereAProxyDoesNotEvenRefuse(t *testing.T) {
 	_, config := newTables(t)
 	for name, hangsUp := range map[string]bool{"hangs up": true, "is silent": false} {
 		config := config.Clone()
@@ -328,8 +327,8 @@ func TestTextsAreSentWhereAProxyDoesNotEvenRefuse(t *testing.T) {
 	}
 }
 
-// blockTable makes every statement wait for election_records: a transaction has
-// it in use, and an ALTER, which waits for that, is next.
+// blockTable makes every statement wait for election_records: a transaction has it in use, and an
+// ALTER, which waits for that, is next.
 func blockTable(t *testing.T, admin *sql.DB) (release func()) {
 	t.Helper()
 	tx, err := admin.BeginTx(t.Context(), nil)
@@ -366,7 +365,8 @@ func blockTable(t *testing.T, admin *sql.DB) (release func()) {
 }
 
 // Or the text would wait as long once more, beyond the deadline.
-func TestAStatementThatWaitedForALockIsNotSentAgain(t *testing.T) {
+func TestPreparedStatementThatWaitedForALockIsNotSentAgain(t *testing.T) {
+	t.Parallel()
 	admin, config := newTables(t)
 	for when, prepared := range map[string]bool{"while it is prepared": false, "after it was prepared": true} {
 		var meter mysqltest.Meter
@@ -402,7 +402,7 @@ func TestAStatementThatWaitedForALockIsNotSentAgain(t *testing.T) {
 	}
 }
 
-func TestAConnectionOfOpenIsTheDriversForWhoeverUsesItRaw(t *testing.T) {
+func TestPreparedConnectionIsTheDriversForWhoeverUsesItRaw(t *testing.T) {
 	_, config := newTables(t)
 	conn, err := open(t, config).Conn(t.Context())
 	if err != nil {

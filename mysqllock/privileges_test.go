@@ -15,16 +15,8 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// What an operation finds: no election, one that another candidate leads, or
-// one that its own does.
-const (
-	none = iota
-	another
-	own
-)
-
-// privileged are all that an account can do with the package, and which of the
-// README's privileges each of it needs.
+// privileged are all that an account can do with the package, and which of the README's privileges
+// each of it needs.
 var privileged = []struct {
 	name  string
 	finds int
@@ -79,7 +71,7 @@ var privileged = []struct {
 	}},
 }
 
-func TestTheReadmesGrantsAreEnoughAndEachIsNeededWhereItSays(t *testing.T) {
+func TestPrivilegesOfTheREADMEAreEnoughAndEachIsNeededWhereItSays(t *testing.T) {
 	t.Parallel()
 	admin, config := newTables(t)
 	account := newAccount(t, config, ordinary...)
@@ -145,7 +137,7 @@ func TestTheReadmesGrantsAreEnoughAndEachIsNeededWhereItSays(t *testing.T) {
 }
 
 // The account of the work has nothing to do with elections but to look.
-func TestTheWorksAccountNeedsSelectAndUpdateOnTheFences(t *testing.T) {
+func TestPrivilegesOfTheWorksAccountAreSelectAndUpdateOnTheFences(t *testing.T) {
 	t.Parallel()
 	admin, config := newTables(t)
 	newLedger(t, config)
@@ -190,7 +182,7 @@ func TestTheWorksAccountNeedsSelectAndUpdateOnTheFences(t *testing.T) {
 
 // A leader whose work can't see the fence, or an account that can't see the
 // tables, is told which one and what to do.
-func TestEveryOperationNamesTheTableOrDatabaseThatIsMissing(t *testing.T) {
+func TestPrivilegesErrorNamesTheTableOrDatabaseThatIsMissing(t *testing.T) {
 	t.Parallel()
 	for _, missing := range []string{"election_records", "election_fences", "database"} {
 		t.Run(missing, func(t *testing.T) {

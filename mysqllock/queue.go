@@ -6,6 +6,8 @@ import (
 	"time"
 )
 
+// Collecting operations that are to be sent together.
+
 // queue is what waits to be sent together.
 type queue struct {
 	run     func(context.Context, []*batched)

@@ -12,6 +12,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 )
 
+// Nothing secret in words: addresses and hosts are left out of what is shown of an error.
+
 var (
 	// quotedHost is the host in "Access denied for user 'a'@'10.0.0.7'", "Host 'a' is blocked" and
 	// "Can't connect to MySQL server on 'a'".

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync"
 
 	"k8s.io/klog/v2"
 )
@@ -240,17 +241,28 @@ func (l *Lock) reportUnfit(ctx context.Context, why error) {
 	if n := number(why); n != 0 {
 		kind = strconv.Itoa(int(n)) // the server's words differ with the statement
 	}
-	l.reporting.Lock()
-	defer l.reporting.Unlock()
-	if l.unfit[kind] {
+	if !l.unfit.isNews(kind) {
 		return
 	}
-	if l.unfit == nil {
-		l.unfit = map[string]bool{}
-	}
-	l.unfit[kind] = true
 	if remedy := remedy("update", why, nil); remedy != "" {
 		text += "; " + remedy
 	}
 	klog.FromContext(ctx).Info("Closed a session of the pool that is unfit for elections", "lock", l.Describe(), "reason", text)
+}
+
+// unfitReports is what sessions were discarded for, as far as it was logged.
+type unfitReports struct {
+	mu     sync.Mutex
+	logged map[string]bool
+}
+
+func (r *unfitReports) isNews(kind string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	news := !r.logged[kind]
+	if r.logged == nil {
+		r.logged = map[string]bool{}
+	}
+	r.logged[kind] = true
+	return news
 }

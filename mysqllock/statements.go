@@ -203,7 +203,7 @@ type statements struct {
 	holes *strings.Replacer
 	texts struct {
 		poll, insert, renew, release, takeOver, probe, insertFence string
-		guard, multiWriterGuard                                    string // see fence.go
+		guard, multiWriterGuard, fenceCondition                    string // see fence.go, fencecondition.go
 	}
 }
 
@@ -231,6 +231,7 @@ func statementsFor(p placement) *statements {
 	s.texts.insertFence = s.expand(insertFenceSQL)
 	s.texts.guard = s.expand(guardSQL)
 	s.texts.multiWriterGuard = s.expand(multiWriterGuardSQL)
+	s.texts.fenceCondition = s.expand(fenceConditionSQL)
 	keepPrepared(s.texts.poll)
 	keepPrepared(s.texts.renew)
 	made, _ := expanded.LoadOrStore(p, s)

@@ -13,7 +13,8 @@ import (
 
 var update = flag.Bool("update", false, "write the golden file of the statements")
 
-// What the server is sent doesn't change by accident: the texts are laid out for people, and folded.
+// What the server is sent doesn't change by accident: the texts are laid out for people, and
+// folded.
 func TestStatementsAreThoseOfTheGoldenFile(t *testing.T) {
 	var got bytes.Buffer
 	for _, database := range []string{"", "my`db", "été"} {
@@ -38,7 +39,7 @@ func TestStatementsAreThoseOfTheGoldenFile(t *testing.T) {
 		}
 		names := tableNames(database)
 		fmt.Fprintf(&got, "# database %q, any session\n", database)
-		for _, text := range []string{guardSQL, multiWriterGuardSQL, electionSQL, allElectionsSQL} {
+		for _, text := range []string{guardSQL, multiWriterGuardSQL, fenceConditionSQL, electionSQL, allElectionsSQL} {
 			fmt.Fprintln(&got, names.Replace(fold(text)))
 		}
 	}

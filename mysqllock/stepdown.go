@@ -12,7 +12,8 @@ import (
 )
 
 // Stepping down on request. A request names the leader's uid in step_down_uid and changes nothing
-// else: it is no sign of life of a leader that is dead, and dies with that leader's term.
+// else: it is no sign of life of a leader that is dead, and dies with that leader's term. renewSQL
+// misses a row with a request, and takeOverSQL clears it.
 
 // WithStepDown makes the lock call stop when somebody asks this leader to step down: another
 // candidate (see [WithReadiness]) or a person (see [RequestStepDown]). Usually stop cancels the

@@ -13,7 +13,8 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// beginAsked starts an elector of the election "e" that the function of WithStepDown cancels, or none does.
+// beginAsked starts an elector of the election "e" that the function of WithStepDown cancels, or
+// none does.
 func beginAsked(t testing.TB, db *sql.DB, identity string, cancels bool, opts ...mysqllock.Option) (c *candidate, asked <-chan struct{}) {
 	t.Helper()
 	called := make(chan struct{}, 10)
@@ -214,8 +215,8 @@ func TestStepDownShowsTheLocksOwnRowAsAnothersOnceTheTermIsOver(t *testing.T) {
 	}
 }
 
-// A request that a Lock has seen in its own row before it takes that over is done with; one that came
-// in between is not.
+// A request that a Lock has seen in its own row before it takes that over is done with; one that
+// came in between is not.
 func TestStepDownRequestInTheLocksOwnRowStandsUntilItIsSeen(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)

@@ -123,7 +123,8 @@ func goroutines() string {
 }
 
 // Error 1040 cost a lease once, after three minutes.
-func TestALeaderKeepsItsLeaseWhileTheServerHasNoConnectionLeft(t *testing.T) {
+func TestSuccessorThatCantBeOpenedCostsNoLease(t *testing.T) {
+	t.Parallel()
 	_, config := ownServer(t, "--max-connections=12")
 	admin := open(t, config)
 	if err := mysqllock.Migrate(t.Context(), admin); err != nil {
@@ -210,7 +211,7 @@ func isFull(err error) bool {
 	return errors.As(err, &refused) && refused.Number == 1040
 }
 
-func TestAPoolFollowsItsServerAndKeepsItsConnectionUntilItCan(t *testing.T) {
+func TestSuccessorFollowsTheServerAndIsWaitedFor(t *testing.T) {
 	old, next := newProxy(t, server.Config().Addr), newProxy(t, server.Config().Addr)
 	way := &path{to: old.Addr()}
 	db := openAgeing(t, way.config(newConfig(t)), 50*time.Millisecond, 20*time.Millisecond)
@@ -232,7 +233,7 @@ func TestAPoolFollowsItsServerAndKeepsItsConnectionUntilItCan(t *testing.T) {
 	}
 }
 
-func TestOneSuccessorIsOpenedAtATimeAndNotAgainAtOnceAfterAFailure(t *testing.T) {
+func TestSuccessorsAreOpenedOneAtATimeAndNotAgainAtOnceAfterAFailure(t *testing.T) {
 	defer klog.CaptureState().Restore()
 	logger := ktesting.NewLogger(t, ktesting.NewConfig(ktesting.Verbosity(1), ktesting.BufferLogs(true)))
 	klog.SetLoggerWithOptions(logger, klog.ContextualLogger(true))
@@ -306,7 +307,7 @@ func TestOneSuccessorIsOpenedAtATimeAndNotAgainAtOnceAfterAFailure(t *testing.T)
 	}
 }
 
-func TestASuccessorThatDiedIsNotUsed(t *testing.T) {
+func TestSuccessorThatDiedIsNotUsed(t *testing.T) {
 	old, next := newProxy(t, server.Config().Addr), newProxy(t, server.Config().Addr)
 	way := &path{to: old.Addr()}
 	db := openAgeing(t, way.config(newConfig(t)), 2*time.Second, time.Hour)
@@ -320,7 +321,7 @@ func TestASuccessorThatDiedIsNotUsed(t *testing.T) {
 	eventually(t, 20*time.Second, "another successor takes its place", func() bool { return sessionID(t, db) != id })
 }
 
-func TestANewConnectionIsTheSuccessorThatIsOpen(t *testing.T) {
+func TestSuccessorThatIsOpenIsTheNextNewConnection(t *testing.T) {
 	through := newProxy(t, server.Config().Addr)
 	way := &path{to: through.Addr()}
 	const lifetime = 3 * time.Second
@@ -341,7 +342,7 @@ func TestANewConnectionIsTheSuccessorThatIsOpen(t *testing.T) {
 	}
 }
 
-func TestASuccessorThatNobodyTakesIsClosed(t *testing.T) {
+func TestSuccessorThatNobodyTakesIsClosed(t *testing.T) {
 	_, config := newTables(t)
 	account := newAccount(t, config, "SELECT ON {db}.*")
 	for _, test := range []struct {
@@ -373,7 +374,7 @@ func TestASuccessorThatNobodyTakesIsClosed(t *testing.T) {
 	}
 }
 
-func TestAPoolIsClosedWhileASuccessorIsBeingOpened(t *testing.T) {
+func TestSuccessorThatIsBeingOpenedDoesNotKeepAPoolFromClosing(t *testing.T) {
 	through := newProxy(t, server.Config().Addr)
 	way := &path{to: through.Addr()}
 	db := openAgeing(t, way.config(newConfig(t)), 20*time.Millisecond, time.Hour)
@@ -398,7 +399,7 @@ func TestAPoolIsClosedWhileASuccessorIsBeingOpened(t *testing.T) {
 	}
 }
 
-func TestAnIdleConnectionIsClosedWithoutASuccessor(t *testing.T) {
+func TestSuccessorIsNotOpenedForAnIdleConnection(t *testing.T) {
 	_, config := newTables(t)
 	account := newAccount(t, config, "SELECT ON {db}.*")
 	db, err := mysqllock.OpenWithLifetime(account, time.Second, time.Hour)
@@ -416,7 +417,7 @@ func TestAnIdleConnectionIsClosedWithoutASuccessor(t *testing.T) {
 	}
 }
 
-func TestWhatIsPreparedGoesOnWorkingInASuccessor(t *testing.T) {
+func TestSuccessorGoesOnWithWhatIsPrepared(t *testing.T) {
 	_, config := newTables(t)
 	const lifetime = 100 * time.Millisecond
 	const replacements = 4

@@ -20,8 +20,8 @@ type term struct {
 	drained drain
 	// asked is whether this leader was asked to step down.
 	asked bool
-	// multiWriter is whether guards must be writes, nil if that wasn't asked in this term.
-	multiWriter *bool
+	// multiWriter is whether guards must be writes.
+	multiWriter bool
 }
 
 // drain is how far the work of a term has ended, by WithBeforeRelease's function.
@@ -38,11 +38,11 @@ func (t *term) current() int64 {
 }
 
 // begin begins a term whose takeover was sent at that time.
-func (t *term) begin(token int64, sent time.Time) {
+func (t *term) begin(token int64, sent time.Time, multiWriter bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.token, t.sent = token, sent
-	t.drained, t.asked, t.multiWriter = drain{}, false, nil
+	t.drained, t.asked, t.multiWriter = drain{}, false, multiWriter
 }
 
 // renew goes on with the term that has that token. It reports whether that is still held: a term
@@ -125,15 +125,9 @@ func (t *term) isDrained() bool {
 	return t.drained.done
 }
 
-// guardsByWrite returns whether guards must be writes, nil if that isn't known in this term.
-func (t *term) guardsByWrite() *bool {
+// guardsByWrite reports whether guards must be writes.
+func (t *term) guardsByWrite() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.multiWriter
-}
-
-func (t *term) setGuardsByWrite(multiWriter bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.multiWriter = &multiWriter
 }

@@ -21,9 +21,9 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// Electors and server are real here, but the time is synctest's: it goes on once
-// everybody waits for it, and stands still while the server works. So minutes of
-// an election take milliseconds, and timings are what they are said to be.
+// Electors and server are real here, but the time is synctest's: it goes on once everybody waits
+// for it, and stands still while the server works. So minutes of an election take milliseconds, and
+// timings are what they are said to be.
 
 // elected is one run of the stock elector.
 type elected struct {
@@ -184,14 +184,14 @@ func multiLock(t *testing.T, db *sql.DB, primary bool) func(resourcelock.Interfa
 	}
 }
 
-func TestTheTimingsOfTheStockElectorAreSeen(t *testing.T) {
+func TestTimingsOfTheStockElectorAreSeen(t *testing.T) {
 	t.Parallel()
 	_, config := newTables(t)
 	for _, c := range []struct {
 		name    string
 		timings electorTimings
-		// d is that of a takeover, of the first renewals, and of those from the
-		// fourth on, when RetryPeriod is known.
+		// d is that of a takeover, of the first renewals, and of those from the fourth on, when
+		// RetryPeriod is known.
 		takeover, first, later time.Duration
 		unsafe                 bool
 	}{
@@ -249,7 +249,7 @@ func TestTheTimingsOfTheStockElectorAreSeen(t *testing.T) {
 var errAway = errors.New("away")
 
 // An elector whose RenewDeadline is longer than told would be trusted for too long.
-func TestWithTimingsRefusesAnElectorWithALongerRenewDeadline(t *testing.T) {
+func TestTimingsOptionRefusesAnElectorWithALongerRenewDeadline(t *testing.T) {
 	t.Parallel()
 	_, config := newTables(t)
 	told := mysqllock.WithTimings(15*time.Second, 10*time.Second, 2*time.Second)
@@ -301,7 +301,7 @@ func TestWithTimingsRefusesAnElectorWithALongerRenewDeadline(t *testing.T) {
 }
 
 // What is between elector and lock may only shorten what an operation may take.
-func TestACallersOwnContextMakesALockNoLessCareful(t *testing.T) {
+func TestTimingsSeenThroughACallersOwnContextMakeALockNoLessCareful(t *testing.T) {
 	t.Parallel()
 	_, config := newTables(t)
 	defaults := electorTimings{15 * time.Second, 10 * time.Second, 2 * time.Second}
@@ -368,10 +368,10 @@ func TestACallersOwnContextMakesALockNoLessCareful(t *testing.T) {
 	}
 }
 
-// A candidate's context may end in hours, and that of a renewal that is none yet:
-// under a MultiLock whose other lock refuses, the lease is held, but the elector
-// doesn't lead, and goes on as a candidate.
-func TestACandidatesContextSaysNothingAboutRenewDeadline(t *testing.T) {
+// A candidate's context may end in hours, and that of a renewal that is none yet: under a MultiLock
+// whose other lock refuses, the lease is held, but the elector doesn't lead, and goes on as a
+// candidate.
+func TestTimingsAreNotSeenInACandidatesContext(t *testing.T) {
 	t.Parallel()
 	_, config := newTables(t)
 	inBubble(t, config, func(t *testing.T, db *sql.DB) {
@@ -417,7 +417,7 @@ func TestACandidatesContextSaysNothingAboutRenewDeadline(t *testing.T) {
 }
 
 // A process may stall, such as when its work begins. A long pause is not RetryPeriod.
-func TestAStallIsNotTakenForRetryPeriod(t *testing.T) {
+func TestTimingsAreNotSeenInAStall(t *testing.T) {
 	t.Parallel()
 	_, config := newTables(t)
 	inBubble(t, config, func(t *testing.T, db *sql.DB) {
@@ -445,7 +445,7 @@ func TestAStallIsNotTakenForRetryPeriod(t *testing.T) {
 }
 
 // Retries within one round are closer together, or further apart, than RetryPeriod.
-func TestTriesOfOneRoundAreNotTakenForRenewals(t *testing.T) {
+func TestTimingsAreNotSeenInTriesOfOneRound(t *testing.T) {
 	t.Parallel()
 	_, config := newTables(t)
 	inBubble(t, config, func(t *testing.T, db *sql.DB) {
@@ -485,9 +485,9 @@ func TestTimingsWithoutRoomAreLoggedOnceATerm(t *testing.T) {
 	})
 }
 
-// client-go releases first and ends the work afterwards if it could not renew, so
-// that such a release must be refused. It gives up long before half a lease here.
-func TestALeaderThatGaveUpBeforeHalfALeaseReleasesNothing(t *testing.T) {
+// client-go releases first and ends the work afterwards if it could not renew, so that such a
+// release must be refused. It gives up long before half a lease here.
+func TestReleaseByALeaderThatGaveUpBeforeHalfALeaseIsRefused(t *testing.T) {
 	t.Parallel()
 	_, config := newTables(t)
 	for name, opts := range map[string][]mysqllock.Option{

@@ -3,6 +3,7 @@ package mysqllock_test
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"net"
 	"regexp"
 	"strings"
@@ -12,9 +13,48 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// An account that requires TLS, and everything that the environment can say
-// about TLS: what is refused is refused with the reason, and gets no further.
-func TestAnAccountThatRequiresTLSIsServedOnlyWithTheRightCA(t *testing.T) {
+func TestTLSPreferredIsUsedAgainAfterAServerWithoutTLS(t *testing.T) {
+	// The driver drops TLS from its config when a server has none, for all connections to come;
+	// with the race detector this also finds that it does so without a lock.
+	setEnv(t, minimal(), map[string]string{"MYSQL_TLS": "preferred"})
+	config, err := mysqllock.ConfigFromEnv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fake := &fakeServer{plugin: "mysql_native_password"}
+	config.DialFunc = fake.dial
+	db := open(t, config)
+	var plain sync.WaitGroup
+	conns := make([]*sql.Conn, 4)
+	for i := range conns {
+		plain.Add(1)
+		go func() {
+			defer plain.Done()
+			var err error
+			if conns[i], err = db.Conn(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}()
+	}
+	plain.Wait()
+	fake.offersTLS.Store(true)
+	if conn, err := db.Conn(t.Context()); err == nil {
+		_ = conn.Close()
+		t.Error("connected without TLS to a server that offers it")
+	}
+	if !fake.askedForTLS.Load() {
+		t.Error("TLS was not asked for")
+	}
+	for _, conn := range conns {
+		if conn != nil {
+			_ = conn.Close()
+		}
+	}
+}
+
+// An account that requires TLS, and everything that the environment can say about TLS: what is
+// refused is refused with the reason, and gets no further.
+func TestTLSServesAnAccountThatRequiresItOnlyWithTheRightCA(t *testing.T) {
 	pki, other := newPKI(t), newPKI(t)
 	server, config := ownServer(t, "--ssl-ca="+pki.ca, "--ssl-cert="+pki.serverCert, "--ssl-key="+pki.serverKey)
 	s := &realServer{Server: server, pki: pki, admin: open(t, server.Config()), database: config.DBName}
@@ -77,7 +117,7 @@ func TestAnAccountThatRequiresTLSIsServedOnlyWithTheRightCA(t *testing.T) {
 	}
 }
 
-func TestAServersExpiredCertificateIsRefusedWithTheReason(t *testing.T) {
+func TestTLSRefusesAServersExpiredCertificateWithTheReason(t *testing.T) {
 	pki := newPKI(t)
 	_, config := ownServer(t, "--ssl-ca="+pki.ca, "--ssl-cert="+pki.expiredCert, "--ssl-key="+pki.expiredKey)
 	_, err := connect(t, environment(t, config), map[string]string{"MYSQL_TLS_CA": pki.ca})
@@ -103,7 +143,7 @@ func (c wiretap) Write(b []byte) (int, error) {
 }
 
 // Who sits in between can say that the server has no TLS.
-func TestMYSQL_TLSNeverFallsBackToPlainText(t *testing.T) {
+func TestTLSOfMYSQL_TLSNeverFallsBackToPlainText(t *testing.T) {
 	for _, mode := range []string{"true", "skip-verify"} {
 		t.Run(mode, func(t *testing.T) {
 			setEnv(t, minimal(), map[string]string{"MYSQL_TLS": mode})

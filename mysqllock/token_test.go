@@ -3,30 +3,154 @@ package mysqllock_test
 import (
 	"bytes"
 	"database/sql"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
 	"testing"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// Each history is an election of its own, of three candidates and whatever may
-// happen to them and to its rows.
-func TestFencingTokensGrowInAThousandHistories(t *testing.T) {
+// The token must still be the last one when a takeover is applied: somebody may have raised it
+// since the takeover asked.
+func TestTokenThatIsNoLongerTheLastOneEndsATakeover(t *testing.T) {
+	db, config := newTables(t)
+	network := newProxy(t, config.Addr)
+	leader := newLock(t, db, "e", "a")
+	takeOver(t, leader)
+	raised := tokenOf(t, db, "e") + int64(1e15)
+	var once sync.Once
+	network.onRequest = func(request []byte) {
+		if bytes.Contains(request, []byte("STRAIGHT_JOIN")) {
+			once.Do(func() { exec(t, db, `UPDATE election_fences SET fencing_token = ?`, raised) })
+		}
+	}
+	follower := newLock(t, open(t, network.config(config)), "e", "b")
+	mustSucceed(t, "Get", get(t.Context(), follower))
+	if err := update(t.Context(), follower, record("b"))(); err == nil {
+		t.Error("the takeover succeeded, with a token smaller than the last one")
+	}
+	if now := tokenOf(t, db, "e"); now != raised {
+		t.Errorf("the token is %d after %d", now, raised)
+	}
+	mustSucceed(t, "Get", get(t.Context(), follower))
+	mustSucceed(t, "the next try", update(t.Context(), follower, record("b")))
+	if token, _ := follower.FencingToken(); token <= raised {
+		t.Errorf("the token is %d after %d", token, raised)
+	}
+}
+
+func TestTokensGrowWhateverHappensToTheRows(t *testing.T) {
+	t.Parallel()
+	db, _ := newTables(t)
+	locks := []*mysqllock.Lock{newLock(t, db, "e", "a"), newLock(t, db, "e", "b"), newLock(t, db, "e", "c")}
+	seed := rand.Uint64()
+	random := rand.New(rand.NewPCG(seed, 0))
+	largest := int64(0)
+	terms := 0
+	for step := range 1000 {
+		i := random.IntN(len(locks))
+		switch random.IntN(8) {
+		case 0:
+			exec(t, db, `DELETE FROM election_records`)
+		case 1:
+			exec(t, db, `DELETE FROM election_fences`)
+		case 2: // the process restarts
+			locks[i] = newLock(t, db, "e", locks[i].Identity())
+		case 3: // a release, if it leads
+			if _, _, err := locks[i].Get(t.Context()); err == nil {
+				_ = locks[i].Update(t.Context(), record(""))
+			}
+		default:
+			before, held := locks[i].FencingToken()
+			if err := tryTakeOver(t.Context(), locks[i]); err != nil {
+				t.Fatalf("seed %d, step %d: %v", seed, step, err)
+			}
+			token, leads := locks[i].FencingToken()
+			switch {
+			case !leads:
+				t.Fatalf("seed %d, step %d: no token", seed, step)
+			case held && token == before && token == largest: // a renewal
+			case token <= largest:
+				t.Fatalf("seed %d, step %d: token %d after %d", seed, step, token, largest)
+			default:
+				largest = token
+				terms++
+			}
+		}
+	}
+	t.Logf("%d terms in 1000 steps, seed %d", terms, seed)
+}
+
+func TestTokenOfAReleasedAndRegainedElectionIsNew(t *testing.T) {
+	db, _ := newTables(t)
+	lock := newLock(t, db, "e", "a")
+	takeOver(t, lock)
+	first, _ := lock.FencingToken()
+	if err := lock.Update(t.Context(), record("a")); err != nil {
+		t.Fatal(err)
+	}
+	if token, held := lock.FencingToken(); token != first || !held {
+		t.Errorf("a renewal changed the token from %d to %d", first, token)
+	}
+	if err := lock.Update(t.Context(), record("")); err != nil {
+		t.Fatal(err)
+	}
+	if token, held := lock.FencingToken(); token != 0 || held {
+		t.Errorf("after the release: %d, %t", token, held)
+	}
+	if err := lock.Update(t.Context(), record("a")); err != nil {
+		t.Fatal(err)
+	}
+	if token, held := lock.FencingToken(); token <= first || !held {
+		t.Errorf("the second term has token %d, the first had %d", token, first)
+	}
+}
+
+// A client's clock in the year 2100 makes versions large, not tokens.
+func TestTokenCantBeInflatedByAClientsClock(t *testing.T) {
+	db, _ := newTables(t)
+	lock := newLock(t, db, "e", "a")
+	takeOver(t, lock)
+	exec(t, db, `UPDATE election_records SET version = 4102444800000000`)
+	other := newLock(t, db, "e", "b")
+	takeOver(t, other)
+	token, _ := other.FencingToken()
+	if limit := time.Now().Add(time.Hour).UnixMicro(); token > limit {
+		t.Errorf("token %d is in the future", token)
+	}
+}
+
+// The largest token there is can't be followed by a larger one: the error says which row it is in,
+// and an election whose row was deleted goes on.
+func TestTokenThatIsTheLargestIsReported(t *testing.T) {
+	t.Parallel()
+	admin, _ := newTables(t)
+	leader, standby := newLock(t, admin, "e", "a"), newLock(t, admin, "e", "b")
+	takeOver(t, leader)
+	exec(t, admin, `UPDATE election_fences SET fencing_token = 9223372036854775807`)
+	const want = `mysqllock: update "e": the election's row in election_fences has the largest fencing token there is, so that no term can begin; ` +
+		`delete that row, once nothing compares with this token any more`
+	mustRefuse(t, admin, "a takeover", want, func() error { return tryTakeOver(t.Context(), standby) })
+	mustSucceed(t, "a renewal", update(t.Context(), leader, record("a")))
+	exec(t, admin, `DELETE FROM election_fences`)
+	takeOver(t, standby)
+}
+
+// Each history is an election of its own, of three candidates and whatever may happen to them and
+// to its rows.
+func TestTokensGrowInAThousandHistories(t *testing.T) {
 	t.Parallel()
 	const workers, histories = 4, 1000
 	random := seeded(t)
 	var working sync.WaitGroup
 	terms := make([]int, workers)
 	for w := range workers {
-		// A database each: histories that delete rows of one table would meet in
-		// the gaps between them.
+		// A database each: histories that delete rows of one table would meet in the gaps between
+		// them.
 		db, _ := newTables(t)
 		random := rand.New(rand.NewPCG(random.Uint64(), 0))
 		working.Add(1)
@@ -54,8 +178,8 @@ func TestFencingTokensGrowInAThousandHistories(t *testing.T) {
 	}
 }
 
-// tokenHistory lives through one history, and returns the number of terms. Its
-// error tells the history as far as it went.
+// tokenHistory lives through one history, and returns the number of terms. Its error tells the
+// history as far as it went.
 func tokenHistory(t *testing.T, db *sql.DB, election string, random *rand.Rand) (terms int, err error) {
 	var steps []string
 	fail := func(format string, args ...any) (int, error) {
@@ -121,7 +245,7 @@ func tokenHistory(t *testing.T, db *sql.DB, election string, random *rand.Rand) 
 }
 
 // A server's clock that was set back, by an administrator or a failover.
-func TestFencingTokensGrowAlsoWhenTheServersClockIsBehindThem(t *testing.T) {
+func TestTokensGrowAlsoWhenTheServersClockIsBehindThem(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	const ahead = int64(4102444800000000) // the year 2100
@@ -133,83 +257,5 @@ func TestFencingTokensGrowAlsoWhenTheServersClockIsBehindThem(t *testing.T) {
 		if token, held := lock.FencingToken(); token != ahead+1+i || !held {
 			t.Errorf("token %d (held: %t), want %d", token, held, ahead+1+i)
 		}
-	}
-}
-
-// Each of the two tells a term by itself: a Lock may have several terms, and a
-// server that lost a write may give a token twice.
-func TestAGuardGoesByTokenAndByInstance(t *testing.T) {
-	t.Parallel()
-	db, config := newTables(t)
-	work := newLedger(t, config)
-	for name, change := range map[string]string{
-		"another token": `UPDATE election_fences SET fencing_token = fencing_token + 1 WHERE election_name = ?`,
-		"another Lock":  `UPDATE election_fences SET leader_uid = 'another' WHERE election_name = ?`,
-	} {
-		lock := newLock(t, db, name, "a")
-		takeOver(t, lock)
-		if err := lock.Transact(t.Context(), work, nil, inserting("before")); err != nil {
-			t.Errorf("%s: before: %v", name, err)
-		}
-		exec(t, db, change, name)
-		if err := lock.Transact(t.Context(), work, nil, inserting("after")); !errors.Is(err, mysqllock.ErrNotLeader) {
-			t.Errorf("%s: error %v, want ErrNotLeader", name, err)
-		}
-	}
-	wantLedger(t, work, "before", "before")
-}
-
-// A guard that comes between a takeover's two statements: the takeover has to
-// wait for it, and must not keep the leader from renewing meanwhile.
-func TestATakeoverThatWaitsForAGuardDoesNotHoldRenewalsUp(t *testing.T) {
-	t.Parallel()
-	db, config := newTables(t)
-	leader := newLock(t, db, "e", "a")
-	takeOver(t, leader)
-	work := openDSN(t, config, "")
-	guarded := make(chan *sql.Tx, 1)
-	network := newProxy(t, config.Addr)
-	network.onRequest = func(packet []byte) {
-		if !bytes.Contains(packet, []byte("STRAIGHT_JOIN")) {
-			return
-		}
-		tx, err := work.BeginTx(t.Context(), nil)
-		if err == nil {
-			err = leader.Guard(t.Context(), tx)
-		}
-		if err != nil {
-			t.Error(err)
-		}
-		guarded <- tx
-	}
-	through := network.config(config)
-	through.Params = map[string]string{"innodb_lock_wait_timeout": "50"}
-	follower := newLock(t, open(t, through), "e", "waits for the guard", mysqllock.WithOperationTimeout(time.Minute))
-	result := make(chan error, 1)
-	go func() { result <- tryTakeOver(t.Context(), follower) }()
-	var tx *sql.Tx
-	select {
-	case tx = <-guarded:
-	case err := <-result:
-		t.Fatalf("the takeover never came to its statement: %v", err)
-	}
-	// Seen several times, it is there to stay. (INNODB_TRX would tell of the wait
-	// itself, but whoever reads it within 0.1 s of the last reader, be it another
-	// test, reads what that one read.)
-	seen := 0
-	eventually(t, patience, "the takeover waits", func() bool {
-		if seen++; !waiting(t, db, "UPDATE%election_fences AS f", follower.Identity()) {
-			seen = 0
-		}
-		return seen == 20
-	})
-	if err := leader.Update(t.Context(), record("a")); err != nil {
-		t.Errorf("the renewal: %v", err)
-	}
-	if err := tx.Commit(); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-result; !apierrors.IsConflict(err) {
-		t.Errorf("the takeover, of a lease that was renewed meanwhile: %v", err)
 	}
 }

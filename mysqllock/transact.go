@@ -9,41 +9,41 @@ import (
 	"time"
 )
 
+// A guarded transaction, and what is done to the session that it runs in.
+
 const (
 	// sessionSQL reads what Transact changes of a session and puts back.
 	sessionSQL = `SELECT @@autocommit, @@session.wait_timeout`
 
-	// savepointSQL, releaseSavepointSQL: a savepoint that is gone shows that the transaction
-	// which it was set in is gone.
+	// savepointSQL, releaseSavepointSQL: a savepoint that is gone shows that the transaction which
+	// it was set in is gone.
 	savepointSQL        = `SAVEPOINT mysqllock_transact`
 	releaseSavepointSQL = `RELEASE SAVEPOINT mysqllock_transact`
 )
 
-// Transact runs fn in a transaction of db and commits it only if this Lock still
-// leads, in the same term as at the start: a stale leader's writes are never
-// committed, whatever its clock, its garbage collector or its network did.
+// Transact runs fn in a transaction of db. It commits only if this Lock still leads, in the same
+// term as at the start: a stale leader's writes are never committed, whatever its clock, its
+// garbage collector or its network did.
 //
-// db may be any pool of the server that has the lock's tables, and should not be
-// the lock's own: renewals must not wait for a connection. fn must use tx for
-// all that is to be guarded, must not commit it, and must not send statements
-// that commit implicitly (DDL, LOCK TABLES, START TRANSACTION): what such a
-// statement commits is unguarded, and Transact can only report it afterwards.
+// db may be any pool of the server that has the lock's tables, and should not be the lock's own:
+// renewals must not wait for a connection. fn must use tx for all that is to be guarded, must not
+// commit it, and must not send statements that commit implicitly (DDL, LOCK TABLES, START
+// TRANSACTION): what such a statement commits is unguarded, and Transact can only report it
+// afterwards.
 //
 // Errors:
-//   - fn's error is returned as it is, after a rollback. A panic is passed on,
-//     after a rollback.
-//   - ErrNotLeader: leadership has passed; nothing was committed.
-//   - A *mysql.MySQLError with number 1213 (deadlock), 1020 (changed since the
-//     snapshot), 1412 (a table was altered or replaced since the snapshot) or 3101
-//     (Group Replication's certification), from fn, the guard or the commit: nothing
-//     was committed, and the whole call may be tried again.
-//   - A transaction that ended inside fn, as the server rolled it back and fn
-//     went on all the same, is an error; what fn did since is rolled back.
-//   - ErrOutcomeUnknown: the COMMIT was sent, but no answer came.
+//   - fn's error is returned as it is, after a rollback. A panic is passed on, after a rollback.
+//   - [ErrNotLeader]: leadership has passed; nothing was committed.
+//   - A *mysql.MySQLError with number 1213 (deadlock), 1020 (changed since the snapshot), 1412 (a
+//     table was altered or replaced since the snapshot) or 3101 (Group Replication's
+//     certification), from fn, the guard or the commit: nothing was committed, and the whole call
+//     may be tried again.
+//   - A transaction that ended inside fn, as the server rolled it back and fn went on all the same,
+//     is an error; what fn did since is rolled back.
+//   - [ErrOutcomeUnknown]: the COMMIT was sent, but no answer came.
 //
-// A process that is cut off between guard and commit holds takeovers off no
-// longer than about a lease: Transact sets the session's wait_timeout for that
-// time.
+// A process that is cut off between guard and commit holds takeovers off no longer than about a
+// lease: Transact sets the session's wait_timeout for that time.
 func (l *Lock) Transact(ctx context.Context, db *sql.DB, opts *sql.TxOptions, fn func(context.Context, *sql.Tx) error) (err error) {
 	const op = "transact"
 	switch {
@@ -79,8 +79,8 @@ type guardedSession struct {
 	tx       *sql.Tx
 	cancelTx context.CancelFunc
 
-	// timeout bounds each statement that Transact itself sends: a lease, as by
-	// then somebody else may lead.
+	// timeout bounds each statement that Transact itself sends: a lease, as by then somebody else
+	// may lead.
 	timeout time.Duration
 
 	// As found, to be put back.
@@ -88,10 +88,9 @@ type guardedSession struct {
 	waitTimeout int64
 }
 
-// beginGuarded takes a session and begins a transaction in it. Autocommit is
-// off meanwhile: if the server ends the transaction on its own and fn goes on,
-// what follows is another open transaction, not one committed statement after
-// the other.
+// beginGuarded takes a session and begins a transaction in it. Autocommit is off meanwhile: if the
+// server ends the transaction on its own and fn goes on, what follows is another open transaction,
+// not one committed statement after the other.
 func (l *Lock) beginGuarded(ctx context.Context, db *sql.DB, opts *sql.TxOptions) (*guardedSession, error) {
 	conn, err := db.Conn(ctx)
 	if err != nil {
@@ -120,8 +119,7 @@ func (s *guardedSession) begin(ctx context.Context, opts *sql.TxOptions) error {
 			return err
 		}
 	}
-	// The context of BeginTx is the transaction's for its whole life; bounded
-	// only while it begins.
+	// The context of BeginTx is the transaction's for its whole life; bounded only while it begins.
 	txCtx, cancelTx := context.WithCancel(ctx)
 	s.cancelTx = cancelTx
 	bound := time.AfterFunc(s.timeout, cancelTx)
@@ -143,9 +141,8 @@ func (s *guardedSession) exec(ctx context.Context, statement string) error {
 	return err
 }
 
-// commit commits if the term is still the one with that token. Between guard
-// and commit nobody can begin another: the guard's lock lasts until the
-// transaction has ended.
+// commit commits if the term is still the one with that token. Between guard and commit nobody can
+// begin another: the guard's lock lasts until the transaction has ended.
 func (s *guardedSession) commit(ctx context.Context, token int64) error {
 	err := s.exec(ctx, releaseSavepointSQL)
 	switch {
@@ -160,8 +157,8 @@ func (s *guardedSession) commit(ctx context.Context, token int64) error {
 	if s.lock.term.current() != token {
 		return fmt.Errorf("%w: the term ended meanwhile", ErrNotLeader)
 	}
-	// From here on this session holds takeovers off. Should the process be cut
-	// off now, the server drops the session after about a lease.
+	// From here on this session holds takeovers off. Should the process be cut off now, the server
+	// drops the session after about a lease.
 	seconds := min(s.waitTimeout, max(1, int64((s.timeout+time.Second-1)/time.Second)))
 	if err := s.exec(ctx, fmt.Sprintf(`SET SESSION wait_timeout = %d`, seconds)); err != nil {
 		return err
@@ -171,8 +168,7 @@ func (s *guardedSession) commit(ctx context.Context, token int64) error {
 	if err := s.lock.guard(guarded, s.tx, token); err != nil {
 		return err
 	}
-	// Not tx.Commit, which takes no context: without an answer it would wait
-	// for ever.
+	// Not tx.Commit, which takes no context: without an answer it would wait for ever.
 	err = s.exec(ctx, `COMMIT`)
 	if err != nil && !wasRefused(err) {
 		return fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
@@ -180,8 +176,8 @@ func (s *guardedSession) commit(ctx context.Context, token int64) error {
 	return err
 }
 
-// wasRefused reports whether a failed COMMIT certainly committed nothing: it was
-// not sent, or the server answered that it rolled back.
+// wasRefused reports whether a failed COMMIT certainly committed nothing: it was not sent, or the
+// server answered that it rolled back.
 func wasRefused(err error) bool {
 	switch number(err) {
 	case errDeadlock, errRecordChanged, errLockWaitTimeout, errRolledBack:
@@ -190,8 +186,8 @@ func wasRefused(err error) bool {
 	return isReadOnly(err) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrTxDone)
 }
 
-// restore rolls back what was not committed and gives the session back as it was
-// found, or discards it.
+// restore rolls back what was not committed and gives the session back as it was found, or discards
+// it.
 func (s *guardedSession) restore(committed bool) {
 	// Also when the caller's context has ended.
 	ctx, cancel := context.WithTimeout(context.Background(), s.timeout)
@@ -204,8 +200,8 @@ func (s *guardedSession) restore(committed bool) {
 		// Only after the rollback: turning autocommit on commits.
 		err = s.sendLast(ctx, fmt.Sprintf(`SET SESSION wait_timeout = %d, autocommit = %t`, s.waitTimeout, s.autocommit))
 	}
-	// Rollback tells database/sql that the transaction is over. It takes no
-	// context, so that a network that fails right here must not keep the caller.
+	// Rollback tells database/sql that the transaction is over. It takes no context, so that a
+	// network that fails right here must not keep the caller.
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -223,9 +219,9 @@ func (s *guardedSession) restore(committed bool) {
 	}
 }
 
-// sendLast sends a statement to the session whether or not the transaction is
-// over for database/sql. While it is not, a sql.Conn must not be used: it waits
-// for the transaction if the session turns out to be broken.
+// sendLast sends a statement to the session whether or not the transaction is over for
+// database/sql. While it is not, a sql.Conn must not be used: it waits for the transaction if the
+// session turns out to be broken.
 func (s *guardedSession) sendLast(ctx context.Context, statement string) error {
 	_, err := s.tx.ExecContext(ctx, statement)
 	if errors.Is(err, sql.ErrTxDone) {

@@ -5,25 +5,13 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/go-sql-driver/mysql"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// ownAndOpened are the two kinds of pool that a Lock may have: one with the
-// driver's defaults, and one of Open.
-var ownAndOpened = []struct {
-	name string
-	open func(testing.TB, *mysql.Config) *sql.DB
-}{
-	{"a pool of one's own", func(t testing.TB, config *mysql.Config) *sql.DB { t.Helper(); return openDSN(t, config, "") }},
-	{"a pool of Open", open},
-}
-
-// Triggers are an auditor's, or those by which a tool changes a table under
-// traffic. They may make the server leave the insert id out of its reply, or put
-// that of the audit's row there.
+// Triggers are an auditor's, or those by which a tool changes a table under traffic. They may make
+// the server leave the insert id out of its reply, or put that of the audit's row there.
 func TestTriggersOnTheTablesChangeNothingForTheLock(t *testing.T) {
 	for _, moment := range []string{"BEFORE", "AFTER"} {
 		for _, body := range []string{`INSERT INTO audit (entry) VALUES ('written')`, `SET @written = 1`} {

@@ -26,7 +26,7 @@ func (v *verdict) caught(broken string) (first violation, ok bool) {
 	return first, ok
 }
 
-// mayStop tells whether a run with -stop has found what it was for.
+// mayStop reports whether a run with -stop has found what it was for.
 func (r *run) mayStop(v *verdict) bool {
 	if r.broken == "" {
 		return len(v.violations) > 0

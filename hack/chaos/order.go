@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"time"
+
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/wait"
 )
 
 // order is what a candidate is told while it runs.
@@ -15,10 +17,10 @@ type order struct {
 }
 
 // obey does as it is told, for as long as the process lives.
-func (c *candidate) obey() {
-	for lines := json.NewDecoder(os.Stdin); ; {
+func (c *candidate) obey(told *json.Decoder) {
+	for {
 		var o order
-		if err := lines.Decode(&o); err != nil {
+		if err := told.Decode(&o); err != nil {
 			return // nobody is there
 		}
 		if o.Clock != nil {
@@ -43,6 +45,6 @@ func leaveTransaction(ctx context.Context, _ *world, s *slot, d time.Duration) e
 	if err := s.tell(order{LeaveOpen: ways[int(d)%len(ways)]}); err != nil {
 		return err
 	}
-	sleep(ctx, d)
+	wait.For(ctx, d)
 	return nil
 }

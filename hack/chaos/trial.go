@@ -30,7 +30,7 @@ func (c *candidate) try(ctx context.Context, config *mysql.Config) error {
 	return nil
 }
 
-// trial tells whether the candidate's lock keeps to a rule. The account may also delete.
+// trial reports whether the candidate's lock keeps to a rule. The account may also delete.
 func (c *candidate) trial(ctx context.Context, config *mysql.Config, rule string) (held bool, err error) {
 	db, err := c.open(config)
 	if err != nil {
@@ -64,7 +64,7 @@ type trial struct {
 func (t *trial) lock(ctx context.Context) (resourcelock.Interface, *mysqllock.Lock, error) {
 	t.number++
 	fenced, err := mysqllock.New(t.db, t.election, resourcelock.ResourceLockConfig{Identity: fmt.Sprintf("%s%d", t.Identity, t.number)},
-		mysqllock.WithTimings(t.Timings.LeaseDuration, t.Timings.RenewDeadline, t.Timings.RetryPeriod))
+		t.Timings.Option())
 	if err != nil {
 		return nil, nil, err
 	}

@@ -27,7 +27,7 @@ found() {
 	exit 0
 }
 
-# is PROGRAM NAME tells whether that is what the program is.
+# is PROGRAM NAME reports whether that is what the program is.
 is() {
 	local text family=${2%%-*} version=${2#*-}
 	text=$("$1" --no-defaults --version 2>/dev/null) || return 1

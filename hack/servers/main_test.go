@@ -6,6 +6,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"io"
 	"slices"
 	"testing"
 	"time"
@@ -14,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/wait"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
@@ -25,6 +27,19 @@ const (
 
 // unhurried is for tests that are not about time: no operation ends by a deadline, however slow the machine is.
 var unhurried = mysqllock.WithOperationTimeout(2 * time.Minute)
+
+// closeAfter ends servers after a test, unless err says that they did not start.
+func closeAfter(t *testing.T, servers io.Closer, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := servers.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
 
 // openOn is a pool of the administrator of a server in a database of it, for the duration of a test.
 func openOn(t *testing.T, server *mysqltest.Server, database string) *sql.DB {
@@ -76,7 +91,7 @@ func entry(text string) func(context.Context, *sql.Tx) error {
 // eventually waits until condition holds.
 func eventually(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	if err := wait(t.Context(), what, func(context.Context) (bool, error) { return condition(), nil }); err != nil {
+	if err := wait.Until(t.Context(), what, func(context.Context) (bool, error) { return condition(), nil }); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -117,7 +132,7 @@ func token(t *testing.T, lock *mysqllock.Lock) int64 {
 	return token
 }
 
-// hasNumber tells whether a server answered with one of these errors.
+// hasNumber reports whether a server answered with one of these errors.
 func hasNumber(err error, numbers ...uint16) bool {
 	var e *mysql.MySQLError
 	if !errors.As(err, &e) {

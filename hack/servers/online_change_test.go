@@ -19,14 +19,7 @@ import (
 // table's place. Candidates hand over all the while.
 func TestElectionsGoOnWhileTheirTablesAreChangedOnline(t *testing.T) {
 	server, err := mysqltest.Start(t.Context(), mysqltest.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	closeAfter(t, server, err)
 	admin := openOn(t, server, "")
 	t.Log(server.Version())
 	exec(t, admin, "CREATE DATABASE "+database)
@@ -68,7 +61,7 @@ func TestElectionsGoOnWhileTheirTablesAreChangedOnline(t *testing.T) {
 			return len(leaders) > 0
 		})
 		// After a release it takes a retry, or two.
-		if took := time.Since(since); took > leaseDuration/2 {
+		if took := time.Since(since); took > timings.LeaseDuration/2 {
 			t.Errorf("nobody led for %v", took)
 		}
 		if len(leaders) > 1 {

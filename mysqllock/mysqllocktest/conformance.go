@@ -1,4 +1,4 @@
-// Package mysqllocktest tells whether a server is fit for mysqllock: a suite of tests of everything that the lock needs of
+// Package mysqllocktest reports whether a server is fit for mysqllock: a suite of tests of everything that the lock needs of
 // a server, for those who use some MySQL-compatible service, a proxy in between, or settings of their own.
 //
 // A test file of theirs is all that it takes:
@@ -96,6 +96,8 @@ func Run(t *testing.T, open func(t *testing.T) *sql.DB) {
 		{"a guarded transaction commits", s.commits},
 		{"a stale leader's transaction commits nothing", s.fences},
 		{"a takeover is refused at once while a transaction guards the term", s.pins},
+		{"a fenced statement of a stale leader changes nothing", s.fencesStatements},
+		{"a takeover is refused while a fenced statement's transaction is open", s.pinsByStatements},
 		{"a session that is cut off rolls back", s.cutOff},
 		{"a statement that is given up ends", s.deadlines},
 	} {
@@ -462,6 +464,70 @@ func (s *suite) pins(t *testing.T) {
 	must(t, "COMMIT", tx.Commit())
 	s.wantEntry(t, db, "pins", 1)
 	takeOver(t, next)
+}
+
+// condition is that of lock's term; "" where the lock refuses it, as on clusters.
+func condition(t *testing.T, lock *mysqllock.Lock) (string, []any) {
+	t.Helper()
+	condition, args, err := lock.FenceCondition()
+	if errors.Is(err, mysqllock.ErrNotLeader) {
+		t.Fatal(err)
+	}
+	if err != nil {
+		t.Log("the lock refuses fenced statements here:", err)
+	}
+	return condition, args
+}
+
+// fencedEntry is a statement with a condition: parameters (entry, those of the condition).
+func fencedEntry(condition string) string {
+	return `INSERT INTO mysqllocktest_ledger (entry) SELECT ? FROM DUAL WHERE ` + condition
+}
+
+func (s *suite) fencesStatements(t *testing.T) {
+	db := s.open(t)
+	leader, other := s.lock(t, db, "fenced", "leader"), s.lock(t, db, "fenced", "other")
+	must(t, "Create", leader.Create(t.Context(), record("leader")))
+	condition, args := condition(t, leader)
+	if condition == "" {
+		return
+	}
+	write := func(entry string) int64 {
+		result, err := db.ExecContext(t.Context(), fencedEntry(condition), append([]any{s.prefix + entry}, args...)...)
+		must(t, "a fenced statement", err)
+		n, err := result.RowsAffected()
+		must(t, "RowsAffected", err)
+		return n
+	}
+	if n := write("fenced"); n != 1 {
+		t.Errorf("a leader's statement changed %d rows", n)
+	}
+	takeOver(t, other)
+	if n := write("stale"); n != 0 {
+		t.Errorf("a stale leader's statement changed %d rows", n)
+	}
+}
+
+func (s *suite) pinsByStatements(t *testing.T) {
+	db := s.open(t)
+	leader, other := s.lock(t, db, "pinned", "leader"), s.lock(t, s.open(t), "pinned", "other")
+	must(t, "Create", leader.Create(t.Context(), record("leader")))
+	condition, args := condition(t, leader)
+	if condition == "" {
+		return
+	}
+	// At other levels the server locks what an INSERT reads by itself.
+	tx, err := db.BeginTx(t.Context(), &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+	must(t, "BEGIN", err)
+	defer func() { _ = tx.Rollback() }() // after the commit: nothing
+	_, err = tx.ExecContext(t.Context(), fencedEntry(condition), append([]any{s.prefix + "pinned"}, args...)...)
+	must(t, "a fenced statement", err)
+	get(t, other)
+	if err := other.Update(t.Context(), record("other")); err == nil {
+		t.Error("another candidate took over before the commit")
+	}
+	must(t, "COMMIT", tx.Commit())
+	takeOver(t, other)
 }
 
 func (s *suite) cutOff(t *testing.T) {

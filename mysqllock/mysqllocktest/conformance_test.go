@@ -36,7 +36,7 @@ var breaks = []struct {
 	{
 		"locking reads that do not lock", // as on a replica, or at a node of a cluster
 		strings.NewReplacer(" LOCK IN SHARE MODE", ""),
-		[]string{"a stale leader's transaction commits nothing", "a takeover is refused at once while a transaction guards the term"},
+		[]string{"a stale leader's transaction commits nothing", "a takeover is refused at once while a transaction guards the term", "a takeover is refused while a fenced statement's transaction is open"},
 	},
 	{
 		"a fence row that forgets its token, and a clock that stands still",

@@ -251,7 +251,7 @@ func split(path string) (collection, name string) {
 	return "", ""
 }
 
-// within tells whether an object is of a collection, also of one over all namespaces.
+// within reports whether an object is of a collection, also of one over all namespaces.
 func within(collection, path string) bool {
 	of, _ := split(path)
 	if of == collection {

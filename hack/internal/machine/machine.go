@@ -1,4 +1,5 @@
-// Package machine tells what processes use of the machine's processors and memory. Of other processes only Linux tells.
+// Package machine reports what processes use of the machine's processors and memory, and for how long one did not run.
+// What other processes use is known on Linux alone.
 package machine
 
 import (
@@ -93,7 +94,7 @@ func MemoryOf(pid int) int64 {
 	return pages * int64(os.Getpagesize())
 }
 
-// ServerPID asks a database server: package mysqltest doesn't tell, and a script may have started it.
+// ServerPID asks a database server: package mysqltest doesn't say, and a script may have started it.
 func ServerPID(ctx context.Context, admin *sql.DB) (int, error) {
 	var file, data string
 	if err := admin.QueryRowContext(ctx, "SELECT @@pid_file, @@datadir").Scan(&file, &data); err != nil {

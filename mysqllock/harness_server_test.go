@@ -1,0 +1,144 @@
+package mysqllock_test
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+	"go.uber.org/goleak"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+
+	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
+	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
+)
+
+// server is the one that the tests of this package share; each test has a database of its own
+// there. Tests that stop servers start their own.
+var server *mysqltest.Server
+
+func TestMain(m *testing.M) {
+	var err error
+	if server, err = mysqltest.Shared(context.Background()); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	fmt.Println("server:", server.Version())
+	goleak.VerifyTestMain(m, goleak.IgnoreCurrent(), goleak.Cleanup(func(code int) {
+		if err := server.Close(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+		os.Exit(code)
+	}))
+}
+
+// newConfig makes a database for one test and returns the administrator's configuration for it.
+func newConfig(t testing.TB) *mysql.Config {
+	t.Helper()
+	name, err := server.CreateDatabase(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := server.DropDatabase(context.Background(), name); err != nil {
+			t.Error(err)
+		}
+	})
+	config := server.Config()
+	config.DBName = name
+	return config
+}
+
+// ownServer starts a server for one test, with these arguments more, and returns it with the
+// administrator's configuration for a database of it.
+func ownServer(t *testing.T, args ...string) (*mysqltest.Server, *mysql.Config) {
+	t.Helper()
+	own, err := mysqltest.Start(t.Context(), mysqltest.Options{Args: args})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := own.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	config := own.Config()
+	if config.DBName, err = own.CreateDatabase(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return own, config
+}
+
+// open is mysqllock.Open for the duration of a test.
+func open(t testing.TB, config *mysql.Config) *sql.DB {
+	t.Helper()
+	db, err := mysqllock.Open(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	return db
+}
+
+// openDSN is a user's own pool: the driver's defaults and the given parameters of a DSN, such as
+// "parseTime=true&loc=Local".
+func openDSN(t testing.TB, config *mysql.Config, parameters string) *sql.DB {
+	t.Helper()
+	dsn := fmt.Sprintf("%s:%s@tcp(%s)/%s?%s", config.User, config.Passwd, config.Addr, config.DBName, parameters)
+	db, err := sql.Open("mysql", dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	return db
+}
+
+// newTables makes a database with the tables in it.
+func newTables(t testing.TB) (*sql.DB, *mysql.Config) {
+	t.Helper()
+	config := newConfig(t)
+	db := open(t, config)
+	if err := mysqllock.Migrate(t.Context(), db); err != nil {
+		t.Fatal(err)
+	}
+	return db, config
+}
+
+// newLock is mysqllock.New for a candidate of that name.
+func newLock(t testing.TB, db *sql.DB, election, identity string, opts ...mysqllock.Option) *mysqllock.Lock {
+	t.Helper()
+	if os.Getenv(batchVariable) != "" {
+		opts = append(opts, mysqllock.WithBatch(batchInCompany(t, db)))
+	}
+	lock, err := mysqllock.New(db, election, resourcelock.ResourceLockConfig{Identity: identity}, opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return lock
+}
+
+// exec runs a statement that must succeed.
+func exec(t testing.TB, db *sql.DB, statement string, args ...any) {
+	t.Helper()
+	if _, err := db.ExecContext(t.Context(), statement, args...); err != nil {
+		t.Fatalf("%s: %v", statement, err)
+	}
+}
+
+// eventually waits until condition holds.
+func eventually(t testing.TB, timeout time.Duration, what string, condition func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(timeout)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !condition() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %v: %s", timeout, what)
+		}
+		<-tick.C
+	}
+}

@@ -1,0 +1,745 @@
+package mysqllock_test
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/go-sql-driver/mysql"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
+)
+
+// An older library beside this one: its tables lack the columns until somebody migrates, and then
+// its statements go on working.
+func TestMigrateAddsColumnsUnderCandidatesOfAnEarlierVersion(t *testing.T) {
+	t.Parallel()
+	db, _ := newTables(t)
+	exec(t, db, `ALTER TABLE election_records DROP COLUMN ready, DROP COLUMN step_down_uid`)
+	const insert = `INSERT INTO election_records (leader_name, leader_uid, lease_duration_seconds, leader_transitions, strategy, preferred_holder, version, last_update, server, election_name)` +
+		` SELECT 'old', 'old', 15, 0, '', '', 1, UTC_TIMESTAMP(6), '', ? FROM DUAL`
+	exec(t, db, insert, "e")
+	lock := newLock(t, db, "e", "new")
+	if err := get(t.Context(), lock)(); err == nil || !strings.Contains(err.Error(), "earlier version do: run mysqllock.Migrate") {
+		t.Errorf("before Migrate: %v", err)
+	}
+	findings, err := mysqllock.Preflight(t.Context(), db)
+	if err != nil || !strings.Contains(findingsText(findings), "earlier version") {
+		t.Errorf("Preflight: %v, %v", findings, err)
+	}
+	tx, err := db.BeginTx(t.Context(), nil) // somebody's forgotten one, on the table
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.ExecContext(t.Context(), `SELECT COUNT(*) FROM election_records`); err != nil {
+		t.Fatal(err)
+	}
+	migrated := make(chan error, 2)
+	for range 2 {
+		go func() { migrated <- mysqllock.Migrate(t.Context(), db) }()
+	}
+	const renew = `UPDATE election_records SET version = version + 1, last_update = UTC_TIMESTAMP(6) WHERE election_name = 'e' AND leader_uid = 'old'`
+	for range 10 {
+		started := time.Now()
+		exec(t, db, renew)
+		if took := time.Since(started); took > 1500*time.Millisecond {
+			t.Errorf("a renewal took %v while Migrate waited", took)
+		}
+	}
+	mustSucceed(t, "the rollback", tx.Rollback)
+	for range 2 {
+		if err := <-migrated; err != nil {
+			t.Error(err)
+		}
+	}
+	exec(t, db, renew)
+	exec(t, db, insert, "another")
+	if e := getElection(t, db, "another"); !e.Ready || e.StepDownRequested {
+		t.Errorf("a row of the older library: %+v", e)
+	}
+	mustSucceed(t, "Get", get(t.Context(), lock))
+	mustSucceed(t, "asking a leader that ignores it", func() error { return mysqllock.RequestStepDown(t.Context(), db, "e") })
+	exec(t, db, renew)
+}
+
+func findingsText(findings []mysqllock.Finding) string {
+	var texts []string
+	for _, f := range findings {
+		texts = append(texts, f.String())
+	}
+	return strings.Join(texts, "\n")
+}
+
+// statementOf is the one of Schema that makes a table, with the lines of some columns, or of its
+// "PRIMARY", replaced: "" leaves one out.
+func statementOf(t testing.TB, name string, lines map[string]string) string {
+	t.Helper()
+	for _, s := range byHand() {
+		if !strings.Contains(s, "EXISTS "+name+" ") {
+			continue
+		}
+		for column, line := range lines {
+			pattern := regexp.MustCompile(`(?m)^ +` + column + ` .*?(,?)\n`)
+			if !pattern.MatchString(s) {
+				t.Fatalf("Schema has no line for %s", column)
+			}
+			if line != "" {
+				line += "$1\n"
+			}
+			s = pattern.ReplaceAllString(s, line)
+		}
+		return s
+	}
+	t.Fatalf("Schema has no table %s", name)
+	return ""
+}
+
+// sessionStatus is one of the session's counters, which other tests don't touch.
+func sessionStatus(t testing.TB, db *sql.DB, name string) string {
+	t.Helper()
+	return table(t, db, "SHOW SESSION STATUS LIKE '"+name+"'")
+}
+
+func TestMigrateMakesTheTablesOnceAndThenNeedsOnlyTheLocksPrivileges(t *testing.T) {
+	t.Parallel()
+	config := newConfig(t)
+	admin := open(t, config)
+	if err := mysqllock.Migrate(t.Context(), admin); err != nil {
+		t.Fatal(err)
+	}
+	if got := tableNames(t, admin); got != "election_fences\nelection_records" {
+		t.Fatalf("tables: %s", got)
+	}
+	before := table(t, admin, `SELECT TABLE_NAME, CREATE_TIME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() ORDER BY 1`)
+
+	db := open(t, newUser(t, config, "SELECT, INSERT, UPDATE ON election_records", "SELECT, INSERT, UPDATE ON election_fences"))
+	db.SetMaxOpenConns(1)
+	session := table(t, db, "SELECT CONNECTION_ID(), @@lock_wait_timeout")
+	for range 2 {
+		if err := mysqllock.Migrate(t.Context(), db); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := table(t, db, "SELECT CONNECTION_ID(), @@lock_wait_timeout"); got != session {
+		t.Errorf("the session was %s and is %s: counters say nothing, and a setting may have leaked", session, got)
+	}
+	for _, counter := range []string{"Com_create_table", "Com_alter_table", "Com_lock_tables", "Com_insert", "Com_update", "Com_delete"} {
+		if got := sessionStatus(t, db, counter); got != counter+"|0" {
+			t.Errorf("Migrate of current tables sent something: %s", got)
+		}
+	}
+	if got := table(t, admin, `SELECT TABLE_NAME, CREATE_TIME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() ORDER BY 1`); got != before {
+		t.Errorf("the tables were made at %s, now at %s", before, got)
+	}
+	lock := newLock(t, db, "e", "a")
+	if err := lock.Create(t.Context(), record("a")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestMigrateWithoutCreateSaysWhatToGrant(t *testing.T) {
+	t.Parallel()
+	config := newConfig(t)
+	db := open(t, newUser(t, config, "SELECT, INSERT, UPDATE ON *"))
+	err := mysqllock.Migrate(t.Context(), db)
+	var denied *mysql.MySQLError
+	if !errors.As(err, &denied) || denied.Number != 1142 {
+		t.Fatalf("not the server's refusal: %v", err)
+	}
+	for _, part := range []string{
+		"mysqllock: migrate: Error 1142 (42000): CREATE command denied to user 'u_", "election_records",
+		"; the lock needs SELECT, INSERT and UPDATE on election_records and election_fences: GRANT them (Migrate also needs CREATE, ",
+	} {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("%q lacks %q", err, part)
+		}
+	}
+	if got := tableNames(t, open(t, config)); got != "" {
+		t.Errorf("tables: %s", got)
+	}
+}
+
+func TestMigrateOfTwentyReplicasAtOnce(t *testing.T) {
+	t.Parallel()
+	want := freshDefinition(t)
+	for _, c := range []struct {
+		name    string
+		prepare func(t *testing.T, db *sql.DB)
+		rows    string
+	}{
+		{"empty database", func(*testing.T, *sql.DB) {}, "0"},
+		{"table of v0", func(t *testing.T, db *sql.DB) {
+			t.Helper()
+			exec(t, db, v0Table+"DEFAULT CHARACTER SET latin1")
+			for i := range 200 {
+				insertV0(t, db, i+1, fmt.Sprint("e", i%20), fmt.Sprint("candidate", i), fmt.Sprintf("2024-05-01 10:00:%02d", i%60))
+			}
+		}, "20"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			config := newConfig(t)
+			admin := open(t, config)
+			c.prepare(t, admin)
+			errs := make([]error, 20)
+			start := make(chan struct{})
+			var done sync.WaitGroup
+			for i := range errs {
+				db := open(t, config)
+				if i%2 == 1 {
+					db = openDSN(t, config, "")
+				}
+				if err := db.PingContext(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				done.Add(1)
+				go func() {
+					defer done.Done()
+					<-start
+					errs[i] = mysqllock.Migrate(t.Context(), db)
+				}()
+			}
+			close(start)
+			done.Wait()
+			for i, err := range errs {
+				if err != nil {
+					t.Errorf("replica %d: %v", i, err)
+				}
+			}
+			if diff := cmp.Diff(want, definition(t, admin)); diff != "" {
+				t.Error(diff)
+			}
+			if got := table(t, admin, "SELECT COUNT(*) FROM election_records"); got != c.rows {
+				t.Errorf("%s rows, not %s", got, c.rows)
+			}
+		})
+	}
+}
+
+func TestMigrateFindsTablesThatSchemaMadeByHandCurrent(t *testing.T) {
+	t.Parallel()
+	fresh, config := newTables(t)
+	want := definition(t, fresh)
+	for name, table := range map[string]string{"election_records": mysqllock.RecordsTable, "election_fences": mysqllock.FencesTable} {
+		got, err := mysqllock.DescribeTable(t.Context(), fresh, config.DBName, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(table, got); diff != "" {
+			t.Errorf("schema.go and schema.sql differ about %s: %s", name, diff)
+		}
+	}
+	for _, c := range []struct {
+		name, parameters string
+		statements       []string
+	}{
+		{"split at semicolons", "", byHand()},
+		{"as one", "multiStatements=true", []string{mysqllock.Schema}},
+		{"twice", "multiStatements=true", []string{mysqllock.Schema, mysqllock.Schema}},
+		// What the tables are must not depend on where they are made.
+		{"in a latin1 session without strict mode", "multiStatements=true&charset=latin1&sql_mode=%27%27", []string{mysqllock.Schema}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			config := newConfig(t)
+			db := openDSN(t, config, c.parameters)
+			for _, statement := range c.statements {
+				exec(t, db, statement)
+			}
+			if diff := cmp.Diff(want, definition(t, db)); diff != "" {
+				t.Error(diff)
+			}
+			restricted := open(t, newUser(t, config, "SELECT, INSERT, UPDATE ON *"))
+			if err := mysqllock.Migrate(t.Context(), restricted); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestMigrateAcceptsHandMadeTablesThatHoldMore(t *testing.T) {
+	t.Parallel()
+	config := newConfig(t)
+	db := open(t, config)
+	exec(t, db, statementOf(t, "election_records", map[string]string{
+		"election_name":          "election_name VARCHAR(300) NOT NULL",
+		"leader_name":            "leader_name VARCHAR(500) NOT NULL DEFAULT 'nobody'",
+		"leader_uid":             "leader_uid VARCHAR(255) NOT NULL",
+		"lease_duration_seconds": "lease_duration_seconds BIGINT NOT NULL",
+		"leader_transitions":     "leader_transitions INT NOT NULL",
+		"version":                "version BIGINT NOT NULL, note VARCHAR(20) NULL, team INT NOT NULL DEFAULT 7, serial BIGINT NOT NULL AUTO_INCREMENT, KEY (serial)",
+	}))
+	exec(t, db, statementOf(t, "election_fences", map[string]string{
+		"leader_uid": "leader_uid VARCHAR(64) NOT NULL, note VARCHAR(20) NULL",
+	}))
+	before := showCreate(t, db, "election_records") + showCreate(t, db, "election_fences")
+	if err := mysqllock.Migrate(t.Context(), db); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(before, showCreate(t, db, "election_records")+showCreate(t, db, "election_fences")); diff != "" {
+		t.Error(diff)
+	}
+	lock := newLock(t, db, "e", "a")
+	if err := lock.Create(t.Context(), record("a")); err != nil {
+		t.Fatal(err)
+	}
+	if err := lock.Update(t.Context(), record("a")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestMigrateRefusesATableThatIsNotItsOwnAndChangesNothing(t *testing.T) {
+	t.Parallel()
+	const utf8mb4 = " CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL"
+	for _, c := range []struct {
+		name, table string
+		statements  []string
+		differences string
+	}{
+		{
+			"a name's collation", "election_records",
+			[]string{statementOf(t, "election_records", map[string]string{"election_name": "election_name VARCHAR(255) COLLATE utf8mb4_general_ci NOT NULL"})},
+			"election_name has the collation utf8mb4_general_ci, not utf8mb4_bin",
+		},
+		{
+			"the table's collation", "election_fences",
+			[]string{strings.ReplaceAll(statementOf(t, "election_fences", nil), "utf8mb4_bin", "utf8mb4_general_ci")},
+			"election_name has the collation utf8mb4_general_ci, not utf8mb4_bin, leader_uid has the collation utf8mb4_general_ci, not utf8mb4_bin",
+		},
+		{
+			"engine and width", "election_records",
+			[]string{strings.Replace(statementOf(t, "election_records", map[string]string{"election_name": "election_name VARCHAR(240) NOT NULL"}), "InnoDB", "MyISAM", 1)},
+			"its engine is MyISAM, not InnoDB, election_name is varchar(240), not varchar(255)",
+		},
+		{
+			"a missing column", "election_records",
+			[]string{statementOf(t, "election_records", map[string]string{"strategy": ""})},
+			"it has no column strategy",
+		},
+		{
+			"types", "election_records",
+			[]string{statementOf(t, "election_records", map[string]string{
+				"last_update": "last_update TIMESTAMP(6) NOT NULL", "renew_time": "renew_time DATETIME(6) NOT NULL",
+				"acquire_time": "acquire_time DATETIME NULL", "version": "version INT NOT NULL",
+			})},
+			"last_update is timestamp, not datetime, acquire_time is datetime(0), not datetime(6), renew_time is NOT NULL, version is int, not bigint",
+		},
+		{
+			"a further column that every INSERT must fill", "election_fences",
+			[]string{statementOf(t, "election_fences", map[string]string{"leader_uid": "leader_uid VARCHAR(64) NOT NULL, owner VARCHAR(20) NOT NULL"})},
+			"its column owner has no default",
+		},
+		{
+			"another primary key", "election_records",
+			[]string{statementOf(t, "election_records", map[string]string{"PRIMARY": "PRIMARY KEY (election_name, leader_name)"})},
+			"its primary key is (election_name, leader_name), not (election_name)",
+		},
+		{
+			"no primary key", "election_fences",
+			[]string{statementOf(t, "election_fences", map[string]string{"PRIMARY": "KEY (election_name)"})},
+			"its primary key is (), not (election_name)",
+		},
+		{
+			// Two names that begin alike would be one election.
+			"the beginning of a name as primary key", "election_records",
+			[]string{statementOf(t, "election_records", map[string]string{"PRIMARY": "PRIMARY KEY (election_name(10))"})},
+			"its primary key is (election_name(10)), not (election_name)",
+		},
+		{
+			"a view", "election_fences",
+			[]string{
+				strings.Replace(statementOf(t, "election_fences", nil), "election_fences", "fences", 1),
+				"CREATE VIEW election_fences AS SELECT * FROM fences",
+			},
+			"its engine is VIEW, not InnoDB, its primary key is (), not (election_name)",
+		},
+		{
+			"somebody's election_records", "election_records",
+			[]string{"CREATE TABLE election_records (ballot INT PRIMARY KEY, version VARCHAR(10)" + utf8mb4 + ", election_name INT NULL)"},
+			"election_name is int, not varchar, it has no column leader_name, it has no column last_update, it has no column leader_uid," +
+				" it has no column lease_duration_seconds, it has no column acquire_time, it has no column renew_time, it has no column leader_transitions," +
+				" it has no column strategy, it has no column preferred_holder, it has no column server, version is varchar, not bigint, it has no column ready, it has no column step_down_uid," +
+				" its column ballot has no default, its primary key is (ballot), not (election_name)",
+		},
+		{
+			"somebody's election_fences", "election_fences",
+			[]string{"CREATE TABLE election_fences (id BIGINT UNSIGNED AUTO_INCREMENT PRIMARY KEY, election_name VARCHAR(256), leader_name VARCHAR(256), last_update DATETIME(3))"},
+			"election_name has the collation ?, not utf8mb4_bin, it has no column fencing_token, it has no column leader_uid, it has no column guards," +
+				" its primary key is (id), not (election_name)",
+		},
+		{
+			// Upgrading one and refusing the other would change something.
+			"somebody's election_fences beside a table of v0", "election_fences",
+			[]string{v0Table, "INSERT INTO election_records (election_name) VALUES ('e'), ('e')", "CREATE TABLE election_fences (height INT NULL)"},
+			"it has no column election_name, it has no column fencing_token, it has no column leader_uid, it has no column guards, its primary key is (), not (election_name)",
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			config := newConfig(t)
+			db := open(t, config)
+			for _, statement := range c.statements {
+				exec(t, db, statement)
+			}
+			state := func() string {
+				state := ""
+				for name := range strings.SplitSeq(tableNames(t, db), "\n") {
+					state += showCreate(t, db, name) + "\n" + table(t, db, "SELECT * FROM "+name) + "\n"
+				}
+				return state
+			}
+			before := state()
+			err := mysqllock.Migrate(t.Context(), db)
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			collation := table(t, db, "SELECT @@collation_database")
+			want := "mysqllock: migrate: there is a table " + c.table + " that is not this library's: " + strings.ReplaceAll(c.differences, "?", collation) +
+				"; rename it, or have the tables in another database by WithDatabase; nothing was changed"
+			if diff := cmp.Diff(want, err.Error()); diff != "" {
+				t.Error(diff)
+			}
+			if diff := cmp.Diff(before, state()); diff != "" {
+				t.Errorf("changed: %s", diff)
+			}
+		})
+	}
+}
+
+func TestMigrateFindsTheTablesByDatabase(t *testing.T) {
+	t.Parallel()
+	for _, suffix := range []string{" `o'dd\" n@me.u", "_ünï"} {
+		t.Run(suffix, func(t *testing.T) {
+			t.Parallel()
+			testMigrateFindsTheTablesByDatabase(t, suffix)
+		})
+	}
+}
+
+func testMigrateFindsTheTablesByDatabase(t *testing.T, suffix string) {
+	t.Helper()
+	config := newConfig(t)
+	admin := open(t, config)
+	name := config.DBName + suffix
+	quoted := "`" + strings.ReplaceAll(name, "`", "``") + "`"
+	exec(t, admin, "CREATE DATABASE "+quoted)
+	t.Cleanup(func() {
+		if _, err := admin.ExecContext(context.Background(), "DROP DATABASE "+quoted); err != nil {
+			t.Error(err)
+		}
+	})
+	want := freshDefinition(t)
+	elsewhere := config.Clone()
+	elsewhere.DBName = ""
+	there := config.Clone()
+	there.DBName = name
+	for _, v0 := range []bool{false, true} {
+		if v0 {
+			exec(t, admin, "DROP TABLE "+quoted+".election_records, "+quoted+".election_fences")
+			exec(t, open(t, there), v0Table)
+			insertV0(t, open(t, there), 1, "e", "a", "2024-05-01 10:00:00")
+		}
+		if err := mysqllock.Migrate(t.Context(), open(t, elsewhere), mysqllock.WithDatabase(name)); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, definition(t, open(t, there))); diff != "" {
+			t.Error(diff)
+		}
+	}
+	// The connection's own database is another.
+	if err := mysqllock.Migrate(t.Context(), admin, mysqllock.WithDatabase(name)); err != nil {
+		t.Fatal(err)
+	}
+	if got := tableNames(t, admin); got != "" {
+		t.Errorf("tables in the wrong database: %s", got)
+	}
+	lock := newLock(t, open(t, elsewhere), "f", "a", mysqllock.WithDatabase(name))
+	if err := lock.Create(t.Context(), record("a")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestMigrateWorksWithEverySQLMode(t *testing.T) {
+	t.Parallel()
+	want := freshDefinition(t)
+	modes := []string{"", "ANSI,NO_BACKSLASH_ESCAPES,PAD_CHAR_TO_FULL_LENGTH", "TRADITIONAL,NO_AUTO_VALUE_ON_ZERO,HIGH_NOT_PRECEDENCE"}
+	if server.MariaDB() {
+		modes[1] = strings.TrimSuffix(modes[1], ",PAD_CHAR_TO_FULL_LENGTH")
+		modes = append(modes, "ORACLE,EMPTY_STRING_IS_NULL")
+	}
+	for _, mode := range modes {
+		t.Run(mode, func(t *testing.T) {
+			config := newConfig(t)
+			config.Params = map[string]string{"sql_mode": "'" + mode + "'"}
+			db := open(t, config)
+			for _, v0 := range []bool{false, true} {
+				if v0 {
+					plain := config.Clone()
+					plain.Params = nil
+					exec(t, db, "DROP TABLE election_records")
+					exec(t, open(t, plain), v0Table)
+					insertV0(t, open(t, plain), 1, "e", "a", "2024-05-01 10:00:00")
+					insertV0(t, open(t, plain), 2, "f", nil, nil)
+				}
+				for range 2 {
+					if err := mysqllock.Migrate(t.Context(), db); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if diff := cmp.Diff(want, definition(t, open(t, config))); diff != "" {
+					t.Error(diff)
+				}
+			}
+			found, err := mysqllock.ListElections(t.Context(), db)
+			if err != nil || len(found) != 2 || found[0].Holder != "a" || found[1].Holder != "" {
+				t.Error(found, err)
+			}
+		})
+	}
+}
+
+func TestMigrateSaysWhatIsMissing(t *testing.T) {
+	t.Parallel()
+	err := mysqllock.Migrate(t.Context(), nil)
+	if want := "mysqllock: migrate: db is nil; open a pool first, as with mysqllock.Open"; err == nil || err.Error() != want {
+		t.Errorf("%v, not %q", err, want)
+	}
+	config := newConfig(t)
+	config.DBName = ""
+	err = mysqllock.Migrate(t.Context(), open(t, config))
+	if want := "mysqllock: migrate: the connection has no database; name one in the DSN (MYSQL_DBNAME) or by WithDatabase"; err == nil || err.Error() != want {
+		t.Errorf("%v, not %q", err, want)
+	}
+	err = mysqllock.Migrate(t.Context(), open(t, config), mysqllock.WithDatabase("mysqllock_is_not_there"))
+	if err == nil || !strings.HasSuffix(err.Error(), "; create the database and name it in the DSN (MYSQL_DBNAME) or by WithDatabase") {
+		t.Error(err)
+	}
+	err = mysqllock.Migrate(t.Context(), open(t, config), mysqllock.WithDatabase(""))
+	if want := "mysqllock: migrate: WithDatabase is empty; give it a name"; err == nil || err.Error() != want {
+		t.Errorf("%v, not %q", err, want)
+	}
+}
+
+// A description takes three queries. Another replica's upgrade between two of them made half of it
+// v0's and half of it current: "not this library's".
+func TestMigrateIsNotConfusedByAnUpgradeWhileItLooks(t *testing.T) {
+	t.Parallel()
+	for _, between := range []string{"information_schema.COLUMNS", "information_schema.STATISTICS"} {
+		t.Run(between, func(t *testing.T) {
+			config := newConfig(t)
+			plain := open(t, config)
+			exec(t, plain, v0Table+"DEFAULT CHARACTER SET latin1")
+			insertV0(t, plain, 1, "e", "a", "2024-05-01 11:00:00")
+			var once sync.Once
+			upgraded := false
+			db := hookedPool(t, config, func(query string, _ []driver.NamedValue) error {
+				if strings.Contains(query, between) {
+					once.Do(func() {
+						upgraded = true
+						if err := mysqllock.Migrate(t.Context(), plain); err != nil {
+							t.Error(err)
+						}
+					})
+				}
+				return nil
+			})
+			if err := mysqllock.Migrate(t.Context(), db); err != nil {
+				t.Error(err)
+			}
+			if !upgraded {
+				t.Errorf("no query has %q, so that this shows nothing", between)
+			}
+		})
+	}
+}
+
+// Another replica's ALTER may take longer than Open's lock_wait_timeout of 1 s.
+func TestMigrateWaitsForAnotherReplica(t *testing.T) {
+	t.Parallel()
+	for _, parameters := range []string{"lock_wait_timeout=1", "lock_wait_timeout=100"} {
+		t.Run(parameters, func(t *testing.T) {
+			config := newConfig(t)
+			admin := open(t, config)
+			exec(t, admin, v0Table+"DEFAULT CHARACTER SET latin1")
+			other, err := admin.Conn(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer other.Close()
+			if _, err := other.ExecContext(t.Context(), "LOCK TABLES election_records WRITE"); err != nil {
+				t.Fatal(err)
+			}
+			var attempts atomic.Int64
+			name, value, _ := strings.Cut(parameters, "=")
+			config.Params = map[string]string{name: value}
+			db := hookedPool(t, config, func(query string, _ []driver.NamedValue) error {
+				if strings.HasPrefix(query, "LOCK TABLES") {
+					attempts.Add(1)
+				}
+				return nil
+			})
+			done := make(chan error, 1)
+			go func() { done <- mysqllock.Migrate(t.Context(), db) }()
+			eventually(t, 20*time.Second, "a second attempt", func() bool { return attempts.Load() >= 2 || len(done) > 0 })
+			if _, err := other.ExecContext(t.Context(), "UNLOCK TABLES"); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+			if got := table(t, db, "SELECT @@lock_wait_timeout"); got != value {
+				t.Errorf("Migrate left a lock_wait_timeout of %s in the pool, not %s", got, value)
+			}
+		})
+	}
+}
+
+// A session that waits for a table keeps every later one from it: one that Migrate abandoned would
+// stop all candidates until the table is free.
+func TestMigrateThatIsCancelledLeavesNoLockBehind(t *testing.T) {
+	t.Parallel()
+	plain := func(t testing.TB, config *mysql.Config) *sql.DB {
+		t.Helper()
+		return openDSN(t, config, "")
+	}
+	for _, c := range []struct {
+		name   string
+		pool   func(testing.TB, *mysql.Config) *sql.DB
+		holds  []string
+		others string // what others could do beside the holder
+	}{
+		{"upgrade by Open's pool", open, []string{"BEGIN", "SELECT * FROM election_records"}, "INSERT INTO election_records (election_name) VALUES ('f')"},
+		{"upgrade by a plain pool", plain, []string{"BEGIN", "SELECT * FROM election_records"}, "INSERT INTO election_records (election_name) VALUES ('f')"},
+		{"a person looks at the table", plain, []string{"LOCK TABLES election_records READ"}, "SELECT * FROM election_records"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			config := newConfig(t)
+			admin := openDSN(t, config, "")
+			exec(t, admin, v0Table+"DEFAULT CHARACTER SET latin1")
+			insertV0(t, admin, 1, "e", "a", "2024-05-01 11:00:00")
+			holder, err := admin.Conn(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer holder.Close()
+			for _, statement := range c.holds {
+				if _, err := holder.ExecContext(t.Context(), statement); err != nil {
+					t.Fatal(err)
+				}
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			db := c.pool(t, config)
+			done := make(chan error, 1)
+			go func() { done <- mysqllock.Migrate(ctx, db) }()
+			eventually(t, 20*time.Second, "Migrate waits", func() bool {
+				return table(t, admin, `SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE INFO LIKE 'LOCK TABLES%' AND DB = ?`, config.DBName) != "0" || len(done) > 0
+			})
+			cancelled := time.Now()
+			cancel()
+			err = <-done
+			if !errors.Is(err, context.Canceled) || !strings.HasPrefix(err.Error(), "mysqllock: migrate: ") {
+				t.Errorf("not an error about the context: %v", err)
+			}
+			if took := time.Since(cancelled); took > 3*time.Second {
+				t.Errorf("returned %v after the end of its context", took)
+			}
+			// The holder still holds: others must not stand in line behind the dead.
+			ctx, cancel = context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			if _, err := admin.ExecContext(ctx, c.others); err != nil {
+				t.Errorf("another session can't use the table: %v", err)
+			}
+			for _, statement := range []string{"ROLLBACK", "UNLOCK TABLES"} {
+				if _, err := holder.ExecContext(t.Context(), statement); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := mysqllock.Migrate(t.Context(), db); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A replica may be stopped at any moment of an upgrade.
+func TestMigrateThatIsInterruptedAnywhereLosesNothing(t *testing.T) {
+	t.Parallel()
+	config := newConfig(t)
+	admin := open(t, config)
+	upgrade := 0 // statements
+	for last, n := false, 1; !last; n++ {
+		exec(t, admin, "DROP TABLE IF EXISTS election_records, election_fences")
+		exec(t, admin, v0Table+"DEFAULT CHARACTER SET latin1")
+		insertV0(t, admin, 1, "e", "a", "2024-05-01 11:00:00")
+		insertV0(t, admin, 2, "e", "b", "2024-05-01 10:00:00")
+		insertV0(t, admin, 3, "E", "c", "2024-05-01 10:00:00")
+
+		ctx, cancel := context.WithCancel(t.Context())
+		statements, met := 0, ""
+		db := hookedPool(t, config, func(query string, _ []driver.NamedValue) error {
+			if statements++; statements == n {
+				met = query
+				cancel()
+				if n%2 == 0 {
+					return driver.ErrBadConn // what the driver says where the end met the statement before
+				}
+			}
+			return nil
+		})
+		err := mysqllock.Migrate(ctx, db)
+		cancel()
+		switch {
+		case met == "":
+			last, upgrade = true, statements
+			if err != nil {
+				t.Error(err)
+			}
+		case err == nil && strings.HasPrefix(met, "UNLOCK TABLES"), errors.Is(err, context.Canceled):
+		default:
+			t.Errorf("cancelled at %q: %v", met, err)
+		}
+		_ = db.Close()
+
+		for range 2 {
+			if err := mysqllock.Migrate(t.Context(), admin); err != nil {
+				t.Fatalf("after an end at %q: %v", met, err)
+			}
+		}
+		if got := table(t, admin, "SELECT election_name, leader_name FROM election_records ORDER BY 1"); got != "E|c\ne|a" {
+			t.Errorf("after an end at %q: %s", met, got)
+		}
+	}
+	if upgrade < 10 {
+		t.Errorf("an upgrade is %d statements, so that this shows little", upgrade)
+	}
+}
+
+func TestMigrateRunsSchema(t *testing.T) {
+	t.Parallel()
+	var sent []string
+	config := newConfig(t)
+	db := hookedPool(t, config, func(query string, _ []driver.NamedValue) error {
+		if strings.HasPrefix(query, "CREATE") {
+			sent = append(sent, query)
+		}
+		return nil
+	})
+	if err := mysqllock.Migrate(t.Context(), db); err != nil {
+		t.Fatal(err)
+	}
+	want := byHand()
+	for i := range want {
+		want[i] = strings.TrimSpace(want[i])
+	}
+	if !slices.Equal(sent, want) {
+		t.Error(cmp.Diff(want, sent))
+	}
+}
