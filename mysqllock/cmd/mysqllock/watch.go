@@ -79,7 +79,7 @@ func (w *watcher) note(elections []mysqllock.Election) (anything bool) {
 			anything = true
 		}
 	}
-	anything = anything || w.shown == nil || len(now) < len(w.shown)
+	anything = anything || w.shown == nil
 	for name := range w.shown {
 		if _, there := now[name]; !there {
 			delete(w.changed, name)

@@ -2,7 +2,9 @@ package main
 
 import (
 	"encoding/json"
+	"net"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -77,8 +79,24 @@ func TestWatchOutlivesAnOutage(t *testing.T) {
 		eventually(t, "it has written that often", func() bool { return strings.Count(p.stdout.String(), "ELECTION") >= n })
 	}
 	tables(1)
-	proxy.Redirect("127.0.0.1:" + closedPort(t))
-	eventually(t, "it says so", func() bool { return strings.Count(p.stderr.String(), "\n") > 0 })
+	var tries atomic.Int32
+	broken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = broken.Close() })
+	go func() {
+		for {
+			conn, err := broken.Accept()
+			if err != nil {
+				return
+			}
+			tries.Add(1)
+			_ = conn.Close()
+		}
+	}()
+	proxy.Redirect(broken.Addr().String())
+	eventually(t, "it tries again and again, and says so", func() bool { return tries.Load() >= 6 && p.stderr.String() != "" })
 	proxy.Redirect(db.config.Addr)
 	tables(2)
 	p.signal(t, syscall.SIGINT)
