@@ -13,7 +13,6 @@ import (
 
 	"github.com/go-sql-driver/mysql"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/client-go/tools/leaderelection"
 
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
@@ -357,14 +356,14 @@ func TestDeadlineOfALeaderInABlackHoleLetsAStandbyTakeOver(t *testing.T) {
 			t.Parallel()
 			p := newProxy(t, account.Addr)
 			history := make(chan string, 100)
-			a := runElector(t, newLock(t, open(t, p.config(account)), name, "a", mysqllock.WithOperationTimeout(400*time.Millisecond)), history)
+			a := start(t, newLock(t, open(t, p.config(account)), name, "a", mysqllock.WithOperationTimeout(400*time.Millisecond)), cadence{4 * time.Second, 2 * time.Second, 300 * time.Millisecond}, releasing, telling(history))
 			mustComeNext(t, history, "a leads")
-			b := runElector(t, newLock(t, open(t, account), name, "b", mysqllock.WithOperationTimeout(400*time.Millisecond)), history)
+			b := start(t, newLock(t, open(t, account), name, "b", mysqllock.WithOperationTimeout(400*time.Millisecond)), cadence{4 * time.Second, 2 * time.Second, 300 * time.Millisecond}, releasing, telling(history))
 
 			break_(p)
 			mustComeNext(t, history, "a stopped")
 			mustComeNext(t, history, "b leads")
-			a.wait()
+			<-a.ended
 
 			// What the old leader sent in vain arrives now, and matches nothing.
 			p.forward()
@@ -391,7 +390,7 @@ func TestDeadlineOfAStandbyOnADeadConnectionLetsItTakeOverOnceItHeals(t *testing
 
 	pool := open(t, p.config(account))
 	p.blackHole()
-	b := runElector(t, newLock(t, pool, "e", "b", mysqllock.WithOperationTimeout(400*time.Millisecond)), history)
+	b := start(t, newLock(t, pool, "e", "b", mysqllock.WithOperationTimeout(400*time.Millisecond)), cadence{4 * time.Second, 2 * time.Second, 300 * time.Millisecond}, releasing, telling(history))
 	// It doesn't hang: it has given a connection up and tries another one.
 	for _, connections := range []int{1, 0, 1} {
 		eventually(t, 20*time.Second, "the standby tries again", func() bool { return pool.Stats().InUse == connections })
@@ -401,34 +400,6 @@ func TestDeadlineOfAStandbyOnADeadConnectionLetsItTakeOverOnceItHeals(t *testing
 	mustComeNext(t, history, "b leads")
 	b.stop()
 	mustComeNext(t, history, "b stopped")
-}
-
-// runElector runs one until the test ends, and writes what becomes of it in a history.
-func runElector(t testing.TB, lock *mysqllock.Lock, history chan<- string) *elector {
-	t.Helper()
-	e, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Lock:            lock,
-		LeaseDuration:   4 * time.Second,
-		RenewDeadline:   2 * time.Second,
-		RetryPeriod:     300 * time.Millisecond,
-		ReleaseOnCancel: true,
-		Name:            lock.Describe(),
-		Callbacks: leaderelection.LeaderCallbacks{
-			OnStartedLeading: func(context.Context) { history <- lock.Identity() + " leads" },
-			OnStoppedLeading: func() { history <- lock.Identity() + " stopped" },
-		},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	running := &elector{cancel: cancel, done: make(chan struct{})}
-	go func() {
-		defer close(running.done)
-		e.Run(ctx)
-	}()
-	t.Cleanup(running.stop)
-	return running
 }
 
 func mustComeNext(t testing.TB, history <-chan string, want string) {

@@ -196,16 +196,6 @@ func (c *calls) start(call func()) {
 	}()
 }
 
-// elector is a client-go elector that runs.
-type elector struct {
-	cancel context.CancelFunc
-	done   chan struct{}
-}
-
-func (e *elector) stop() { e.cancel(); e.wait() }
-
-func (e *elector) wait() { <-e.done }
-
 func nop(context.Context, *sql.Tx) error { return nil }
 
 // record is one that holds the lease for the given candidate.

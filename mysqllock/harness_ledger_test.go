@@ -16,7 +16,6 @@ import (
 
 	"github.com/go-sql-driver/mysql"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
@@ -266,7 +265,7 @@ func (s *stage) count(attempts map[attemptKey]*attempt, which func(attemptKey, *
 	return n
 }
 
-// contender is one machine. On it runs, most of the time, a process: an elector, and while that
+// ledgerCandidate is one machine. On it runs, most of the time, a process: an elector, and while that
 // leads, two writers.
 type ledgerCandidate struct {
 	stage    *stage
@@ -281,7 +280,7 @@ type ledgerCandidate struct {
 	process           *writingProcess // nil: it was killed
 }
 
-// writingProcess is one run of a contender.
+// writingProcess is one run of a ledgerCandidate.
 type writingProcess struct {
 	*mysqllock.Lock
 	on     *ledgerCandidate
@@ -331,8 +330,9 @@ func (c *ledgerCandidate) start(t testing.TB, lockPool, workPool *sql.DB) {
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	c.process = p
+	elector := start(t, p, c.stage.cadence, again, within(p.ctx))
 	for _, f := range []func(){
-		func() { p.campaign(t) },
+		func() { <-elector.ended },
 		func() { p.write(p.fenced(workPool)) },
 		func() { p.write(p.unfenced(workPool)) },
 	} {
@@ -359,24 +359,6 @@ func (c *ledgerCandidate) kill() {
 		_ = pool.Close()
 	}
 	c.process = nil
-}
-
-// campaign runs electors until the process ends.
-func (p *writingProcess) campaign(t testing.TB) {
-	for p.ctx.Err() == nil {
-		elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-			Lock:          p,
-			LeaseDuration: p.on.stage.cadence.lease,
-			RenewDeadline: p.on.stage.cadence.renewDeadline,
-			RetryPeriod:   p.on.stage.cadence.retry,
-			Callbacks:     leaderelection.LeaderCallbacks{OnStartedLeading: func(context.Context) {}, OnStoppedLeading: func() {}},
-		})
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		elector.Run(p.ctx)
-	}
 }
 
 // write writes as long as the process leads, or believes that it does.

@@ -185,3 +185,21 @@ func insertV0(t testing.TB, db *sql.DB, id int, election, leader, update any) {
 	t.Helper()
 	exec(t, db, "INSERT INTO election_records (id, election_name, leader_name, last_update) VALUES (?, ?, ?, ?)", id, election, leader, update)
 }
+
+// tableRow is what the table says of an election.
+type tableRow struct {
+	Holder, UID string
+	Version     int64
+	LastUpdate  string
+	Transitions int
+}
+
+func readRow(t testing.TB, db *sql.DB, election string) (r tableRow) {
+	t.Helper()
+	err := db.QueryRowContext(t.Context(), `SELECT leader_name, leader_uid, version, CAST(last_update AS CHAR), leader_transitions`+
+		` FROM election_records WHERE election_name = ?`, election).Scan(&r.Holder, &r.UID, &r.Version, &r.LastUpdate, &r.Transitions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}

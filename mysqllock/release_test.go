@@ -18,9 +18,6 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// calmly is a cadence that a slow machine can keep.
-var calmly = cadence{4 * time.Second, 2400 * time.Millisecond, 400 * time.Millisecond}
-
 // holderInTable is whom the table names.
 func holderInTable(t testing.TB, db *sql.DB, election string) (holder string) {
 	t.Helper()
@@ -67,7 +64,7 @@ func TestReleaseComesAfterTheEndOfTheWorkInHand(t *testing.T) {
 	db, config := newTables(t)
 	work := newLedger(t, config)
 	var lock *mysqllock.Lock
-	follower := newLock(t, db, "e", "b", calmly.option())
+	follower := newLock(t, db, "e", "b", calm.option())
 	d := &drain{do: func(ctx context.Context) error {
 		if token, held := lock.FencingToken(); token == 0 || !held {
 			t.Errorf("token %d (%t) while work ends", token, held)
@@ -89,8 +86,8 @@ func TestReleaseComesAfterTheEndOfTheWorkInHand(t *testing.T) {
 		}
 		return nil
 	}}
-	lock = newLock(t, db, "e", "a", calmly.option(), d.option())
-	leader := startStock(t, lock, calmly, true)
+	lock = newLock(t, db, "e", "a", calm.option(), d.option())
+	leader := start(t, lock, calm, releasing)
 	<-leader.leading
 	d.wantCalls(t, 0)
 	leader.stop()
@@ -104,9 +101,9 @@ func TestReleaseComesAfterTheEndOfTheWorkInHand(t *testing.T) {
 	}
 
 	began := time.Now()
-	next := startStock(t, follower, calmly, false)
+	next := start(t, follower, calm)
 	<-next.leading
-	if took := next.since.Sub(began); took > calmly.lease/2 {
+	if took := next.from.Sub(began); took > calm.lease/2 {
 		t.Errorf("the follower led %v after the release", took)
 	}
 }
@@ -120,7 +117,7 @@ func TestReleaseLeavesDrainingUntilOneOperationBeforeTheLeasesEnd(t *testing.T) 
 		lease  int // seconds
 		budget time.Duration
 	}{
-		{"WithTimings", []mysqllock.Option{calmly.option()}, 4, 3400 * time.Millisecond},
+		{"WithTimings", []mysqllock.Option{calm.option()}, 4, 3400 * time.Millisecond},
 		{"WithOperationTimeout", []mysqllock.Option{mysqllock.WithOperationTimeout(700 * time.Millisecond)}, 15, 14300 * time.Millisecond},
 		{"neither", nil, 10, 9 * time.Second},
 		{"neither, and a long lease", nil, 60, 58500 * time.Millisecond},
@@ -190,11 +187,11 @@ func TestReleaseLeavesDrainingUntilTheLeasesEndAlsoAfterAnOutage(t *testing.T) {
 	network := newProxy(t, config.Addr)
 	var elector time.Time
 	d := &drain{do: func(context.Context) error {
-		elector = time.Now().Add(calmly.renewDeadline)
+		elector = time.Now().Add(calm.renewDeadline)
 		return nil
 	}}
-	lock := &renewalTimes{Lock: newLock(t, open(t, network.config(config)), "e", "a", calmly.option(), d.option())}
-	leader := startStock(t, lock, calmly, true)
+	lock := &renewalTimes{Lock: newLock(t, open(t, network.config(config)), "e", "a", calm.option(), d.option())}
+	leader := start(t, lock, calm, releasing)
 	<-leader.leading
 	eventually(t, 20*time.Second, "the first renewal", func() bool {
 		lock.mu.Lock()
@@ -205,7 +202,7 @@ func TestReleaseLeavesDrainingUntilTheLeasesEndAlsoAfterAnOutage(t *testing.T) {
 	<-leader.ended
 	d.wantCalls(t, 1)
 	got := d.deadlines[0]
-	budget := calmly.lease - calmly.d()
+	budget := calm.lease - calm.operationTimeout()
 	if got.Before(lock.sent.Add(budget)) || got.After(lock.served.Add(budget)) {
 		t.Errorf("the deadline is %v after the last renewal was sent, want %v", got.Sub(lock.sent), budget)
 	}
@@ -266,7 +263,7 @@ func TestReleaseIsRefusedWhenDrainingFailsOrTakesTooLong(t *testing.T) {
 			byHand.wantCalls(t, 1)
 
 			d := &drain{do: test.do}
-			leader := startStock(t, newLock(t, db, "e", "a", c.option(), d.option()), c, true)
+			leader := start(t, newLock(t, db, "e", "a", c.option(), d.option()), c, releasing)
 			<-leader.leading
 			leader.stop()
 			d.wantCalls(t, 1)
@@ -274,9 +271,9 @@ func TestReleaseIsRefusedWhenDrainingFailsOrTakesTooLong(t *testing.T) {
 				t.Errorf("after the elector has ended the row is held by %q", holder)
 			}
 			began := time.Now()
-			next := startStock(t, newLock(t, db, "e", "b", c.option()), c, false)
+			next := start(t, newLock(t, db, "e", "b", c.option()), c)
 			<-next.leading
-			if took := next.since.Sub(began); took < c.lease {
+			if took := next.from.Sub(began); took < c.lease {
 				t.Errorf("the follower led after %v, before a lease of %v was over", took, c.lease)
 			}
 		})
@@ -333,10 +330,10 @@ func TestReleaseDrainsNothingOfACandidateThatDoesNotLead(t *testing.T) {
 		t.Errorf("a release of a follower: %v", err)
 	}
 
-	waiting := startStock(t, lock("waiting"), c, true)
+	waiting := start(t, lock("waiting"), c, releasing)
 	waiting.stop()
 
-	robbed := startStock(t, newLock(t, db, "other", "robbed", c.option(), d.option()), c, true)
+	robbed := start(t, newLock(t, db, "other", "robbed", c.option(), d.option()), c, releasing)
 	<-robbed.leading
 	exec(t, db, `UPDATE election_records SET leader_name = 'robber', leader_uid = 'another', version = version + 1 WHERE election_name = 'other'`)
 	<-robbed.ended

@@ -324,7 +324,7 @@ func TestSessionsOfASharedPoolAreUsedOnlyIfFit(t *testing.T) {
 						s := sharing{f, pool.open, size, of != "standby", of != "leader"}
 						tests = append(tests, test{fmt.Sprintf("%s, %d sessions, of %s", pool.name, size, of), func(t *testing.T) {
 							run := func(c *contest) hazardResult { return s.run(c, other) }
-							t.Log(a.hold(t, true, brisk, run, unbroken))
+							t.Log(a.hold(t, true, hasty, run, unbroken))
 						}})
 					}
 				}
@@ -335,7 +335,7 @@ func TestSessionsOfASharedPoolAreUsedOnlyIfFit(t *testing.T) {
 }
 
 // start starts a candidate on that pool.
-func (s sharing) start(c *contest, pool *sharedPool, identity string) (*contender, *mysqllock.Lock) {
+func (s sharing) start(c *contest, pool *sharedPool, identity string) (*candidate, *mysqllock.Lock) {
 	w := c.lock(pool.DB, identity)
 	lock := w.Interface.(*mysqllock.Lock)
 	w.Interface = rotating{lock, pool}
@@ -355,7 +355,7 @@ func (s sharing) run(c *contest, other string) hazardResult {
 	leader.mustLead(c, c.pace.takeoverWithin())
 	token, _ := leadersLock.FencingToken()
 	standby, standbysLock := s.start(c, pools[false], "standby")
-	eventually(c, 20*time.Second, "the standby polls", func() bool { return standby.pollCount() > 1 })
+	eventually(c, 20*time.Second, "the standby polls", func() bool { return standby.polls() > 1 })
 	if s.end(c, pools) > 0 && s.size == 1 { // of others one has not had its turn yet
 		c.Error("the leader leads in an unfit session")
 		s.watch(c, pools, c.pace.lease)
@@ -393,7 +393,7 @@ func (s sharing) run(c *contest, other string) hazardResult {
 		c.Errorf("the leader's token is %d (held: %t), not %d", now, held, token)
 	}
 	longest := time.Duration(0)
-	for _, u := range leader.succeeded() {
+	for _, u := range leader.renewals() {
 		if u.returned.After(since) {
 			longest = max(longest, u.returned.Sub(since))
 			since = u.returned
@@ -467,7 +467,7 @@ func TestSessionThatATransactionKeepsCostsTheLeaseInGoodOrder(t *testing.T) {
 	for _, pool := range ownAndOpened {
 		for _, size := range []int{1, 4} {
 			tests = append(tests, test{fmt.Sprintf("%s, %d sessions", pool.name, size), func(t *testing.T) {
-				t.Log(a.hold(t, true, brisk, func(c *contest) hazardResult { return keptSession(c, pool.open(c, c.config), size) }, unbroken))
+				t.Log(a.hold(t, true, hasty, func(c *contest) hazardResult { return keptSession(c, pool.open(c, c.config), size) }, unbroken))
 			}})
 		}
 	}

@@ -134,7 +134,7 @@ func TestSuccessorThatCantBeOpenedCostsNoLease(t *testing.T) {
 	account := newAccount(t, config, ordinary...)
 	const lifetime = 500 * time.Millisecond
 	db := openAgeing(t, account, lifetime, 100*time.Millisecond)
-	leader := begin(t, db, "shortage", "leader", hasty, false)
+	leader := begin(t, db, "shortage", "leader", hasty)
 	<-leader.leading
 	sessionOf(t, admin, account.User) // from now on admin has a connection
 
