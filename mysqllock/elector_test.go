@@ -2,7 +2,6 @@ package mysqllock_test
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -17,12 +16,6 @@ import (
 
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
-
-// usurp makes somebody else the holder, as a candidate would do that the elector can't see.
-func usurp(t testing.TB, db *sql.DB, election string) {
-	t.Helper()
-	exec(t, db, `UPDATE election_records SET leader_name = 'usurper', leader_uid = 'other', version = version + 1 WHERE election_name = ?`, election)
-}
 
 func TestElectorAsksForOneUpdatePerRenewalAndNothingElse(t *testing.T) {
 	t.Parallel()
@@ -505,3 +498,6 @@ func TestElectorsMetricsShowWhoLeadsAndWhichRenewalsNeededAnotherLook(t *testing
 		t.Errorf("after the loss: known %t, leads %t", known, leads)
 	}
 }
+
+// The first provider counts, and only for electors made afterwards.
+func init() { leaderelection.SetProvider(electorMetrics) }

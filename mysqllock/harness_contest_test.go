@@ -1,15 +1,12 @@
 package mysqllock_test
 
 import (
-	"bytes"
 	"context"
 	"database/sql"
 	"fmt"
-	"regexp"
 	"runtime"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -267,50 +264,6 @@ func overlap(candidates ...*candidate) time.Duration {
 	return sum
 }
 
-// isRenewal reports whether a packet has a statement that writes the lease alone: a renewal or a
-// release. In a Batch it has a row, with two names, of another Lock than those that keep it
-// company.
-func isRenewal(packet []byte) bool {
-	switch command(packet) {
-	case comStmtPrepare:
-		return false
-	case comStmtExecute:
-		return hasTime.Match(packet)
-	}
-	if bytes.Contains(packet, []byte("UPDATE (SELECT")) {
-		return bytes.Count(packet, []byte("CONVERT('")) > 2*bytes.Count(packet, []byte("CONVERT('company"))
-	}
-	return bytes.Contains(packet, []byte("election_records AS r SET")) || bytes.Contains(packet, []byte("UPDATE election_records SET leader_name"))
-}
-
-// hasTime: of what is sent prepared, a renewal has times, and a poll has none.
-var hasTime = regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d`)
-
-// command is what a packet of the protocol asks for.
-func command(packet []byte) byte {
-	if len(packet) < 5 {
-		return 0
-	}
-	return packet[4]
-}
-
-// failAtNextRenewal returns a function after which the next renewal that passes the network is met
-// by fail. What is sent after that is met by then, if there is one.
-func failAtNextRenewal(network *proxy, fail, then func()) (arm func()) {
-	var stage atomic.Int32
-	network.onRequest = func(packet []byte) {
-		switch {
-		case stage.Load() == 1 && isRenewal(packet):
-			stage.Store(2)
-			fail()
-		case stage.Load() == 2 && then != nil:
-			stage.Store(3)
-			then()
-		}
-	}
-	return func() { stage.Store(1) }
-}
-
 // hazardResult is what came of a contest.
 type hazardResult struct {
 	overlap time.Duration
@@ -350,19 +303,6 @@ func succession(c *contest, leader *candidate, followers []*candidate) hazardRes
 	whoLeads(c, followers, c.pace.takeoverWithin())
 	leader.mustEnd(c)
 	return overlapped(c.candidates...)
-}
-
-// countSessions counts the server's sessions.
-func countSessions(t testing.TB, db *sql.DB, condition string, args ...any) (n int) {
-	t.Helper()
-	table := "performance_schema.processlist"
-	if server.MariaDB() {
-		table = "information_schema.PROCESSLIST"
-	}
-	if err := db.QueryRowContext(t.Context(), `SELECT COUNT(*) FROM `+table+` WHERE `+condition, args...).Scan(&n); err != nil {
-		t.Fatal(err)
-	}
-	return n
 }
 
 func outage(c *contest) hazardResult {

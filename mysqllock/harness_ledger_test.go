@@ -5,9 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,30 +12,10 @@ import (
 	"time"
 
 	"github.com/go-sql-driver/mysql"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
-
-// takeOver makes a candidate the leader, without waiting for anybody's lease.
-func takeOver(t testing.TB, lock *mysqllock.Lock) {
-	t.Helper()
-	if err := tryTakeOver(t.Context(), lock); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func tryTakeOver(ctx context.Context, lock *mysqllock.Lock) error {
-	_, _, err := lock.Get(ctx)
-	switch {
-	case apierrors.IsNotFound(err):
-		return lock.Create(ctx, record(lock.Identity()))
-	case err != nil:
-		return err
-	}
-	return lock.Update(ctx, record(lock.Identity()))
-}
 
 // newLedger makes a table that leaders write to, and a pool of its own.
 func newLedger(t testing.TB, config *mysql.Config) *sql.DB {
@@ -84,33 +61,6 @@ func wantLedger(t testing.TB, db *sql.DB, want ...string) {
 	if got := ledger(t, db); strings.Join(got, "|") != strings.Join(want, "|") {
 		t.Errorf("committed: %q, want %q", got, want)
 	}
-}
-
-// isolationLevels are those that both servers have.
-var isolationLevels = []sql.IsolationLevel{
-	sql.LevelDefault, sql.LevelReadUncommitted, sql.LevelReadCommitted, sql.LevelRepeatableRead, sql.LevelSerializable,
-}
-
-func statement(text string) func(context.Context, *sql.Tx) error {
-	return func(ctx context.Context, tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, text)
-		return err
-	}
-}
-
-// seeded is a source of random numbers whose seed is in the test's log. MYSQLLOCK_TEST_SEED sets
-// it: the same faults are tried again, though not to the microsecond.
-func seeded(t testing.TB) *rand.Rand {
-	t.Helper()
-	seed := rand.Uint64()
-	if s := os.Getenv("MYSQLLOCK_TEST_SEED"); s != "" {
-		var err error
-		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("MYSQLLOCK_TEST_SEED=%d", seed)
-	return rand.New(rand.NewPCG(seed, 0))
 }
 
 // gate stops whoever passes while it is shut: so a process stands still when it is paused, its

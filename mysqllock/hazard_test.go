@@ -1,19 +1,15 @@
 package mysqllock_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/go-sql-driver/mysql"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/klog/v2"
@@ -47,17 +43,6 @@ func (l *rereading) Update(ctx context.Context, record resourcelock.LeaderElecti
 			return err
 		}
 	}
-}
-
-// isPoll reports whether a packet has a statement that reads the row.
-func isPoll(packet []byte) bool {
-	switch command(packet) {
-	case comStmtPrepare:
-		return false
-	case comStmtExecute:
-		return !hasTime.Match(packet)
-	}
-	return bytes.Contains(packet, []byte("SELECT")) && bytes.Contains(packet, []byte("leader_transitions"))
 }
 
 // hazards are what client-go's elector and its LeaseLock leave open, or why they do not.
@@ -608,95 +593,6 @@ func TestHazardOfATakeoverThatIsCutOffAtAnyPacketHindersNobody(t *testing.T) {
 		}
 		together(t, tests...)
 	}
-}
-
-// stubborn is a client's network on which the reply to one packet takes its time and then arrives,
-// whatever the client does: closing the connection does not end the wait. So it is for a process
-// that is paused while the reply is on its way, and with a driver that heeds no deadline. After
-// that it is cut off.
-type stubborn struct {
-	delay   time.Duration
-	matches func(packet []byte) bool
-
-	severed *severed
-	mu      sync.Mutex
-	armed   bool
-}
-
-func newStubborn(t testing.TB, delay time.Duration, matches func(packet []byte) bool) *stubborn {
-	return &stubborn{delay: delay, matches: matches, severed: newSevered(t)}
-}
-
-func (s *stubborn) config(c *mysql.Config) *mysql.Config {
-	c = c.Clone()
-	c.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := s.severed.dial(ctx, network, address)
-		if err != nil {
-			return nil, err
-		}
-		return &stubbornConn{Conn: conn, network: s}, nil
-	}
-	return c
-}
-
-// arm makes the next packet that matches the one.
-func (s *stubborn) arm() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.armed = true
-}
-
-type stubbornConn struct {
-	net.Conn
-	network *stubborn
-
-	mu      sync.Mutex
-	waiting bool // for the reply that takes its time
-	closed  bool // meanwhile
-}
-
-func (c *stubbornConn) Write(b []byte) (int, error) {
-	c.network.mu.Lock()
-	match := c.network.armed && c.network.matches(b)
-	if match {
-		c.network.armed = false
-	}
-	c.network.mu.Unlock()
-	if match {
-		c.mu.Lock()
-		c.waiting = true
-		c.mu.Unlock()
-	}
-	return c.Conn.Write(b)
-}
-
-func (c *stubbornConn) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	c.mu.Lock()
-	waiting := c.waiting
-	c.mu.Unlock()
-	if !waiting {
-		return n, err
-	}
-	<-time.After(c.network.delay) // the delay is what this is for
-	c.network.severed.after(0)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.waiting = false
-	if c.closed {
-		_ = c.Conn.Close() // whatever it says, it is closed
-	}
-	return n, err
-}
-
-func (c *stubbornConn) Close() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.waiting {
-		c.closed = true
-		return nil
-	}
-	return c.Conn.Close()
 }
 
 // Nobody told the lock the elector's timings. A tenth of this lease is five to ten times as long as

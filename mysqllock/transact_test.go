@@ -644,3 +644,15 @@ func TestTransactThatRunsOutOfTimeBeforeItsCommitDoesNotCallItsOutcomeUnknown(t 
 	}
 	wantLedger(t, work)
 }
+
+// isolationLevels are those that both servers have.
+var isolationLevels = []sql.IsolationLevel{
+	sql.LevelDefault, sql.LevelReadUncommitted, sql.LevelReadCommitted, sql.LevelRepeatableRead, sql.LevelSerializable,
+}
+
+func statement(text string) func(context.Context, *sql.Tx) error {
+	return func(ctx context.Context, tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, text)
+		return err
+	}
+}
