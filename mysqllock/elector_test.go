@@ -1,7 +1,6 @@
 package mysqllock_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -104,22 +103,11 @@ func TestElectorWhoseRowWasTakenStepsDownAndLeavesTheRow(t *testing.T) {
 func TestElectorThatTheServerRefusesStepsDown(t *testing.T) {
 	t.Parallel()
 	db, config := newTables(t)
-	user := "u" + config.DBName[max(0, len(config.DBName)-20):]
-	exec(t, db, fmt.Sprintf("CREATE USER '%s'@'%%' IDENTIFIED BY 'Secret-1'", user))
-	t.Cleanup(func() {
-		if _, err := db.ExecContext(context.Background(), fmt.Sprintf("DROP USER '%s'@'%%'", user)); err != nil {
-			t.Error(err)
-		}
-	})
-	for _, table := range []string{"election_records", "election_fences"} {
-		exec(t, db, fmt.Sprintf("GRANT SELECT, INSERT, UPDATE ON `%s`.%s TO '%s'@'%%'", config.DBName, table, user))
-	}
-	restricted := config.Clone()
-	restricted.User, restricted.Passwd = user, "Secret-1"
+	restricted := newAccount(t, config, ordinary...)
 	timings := cadence{lease: 4 * time.Second, renewDeadline: 1500 * time.Millisecond, retry: 200 * time.Millisecond}
 	c := begin(t, open(t, restricted), "ns/refused", "a", timings, releasing)
 	eventually(t, electorPatience, "leading", c.leads)
-	exec(t, db, fmt.Sprintf("REVOKE SELECT, INSERT, UPDATE ON `%s`.election_records FROM '%s'@'%%'", config.DBName, user))
+	exec(t, db, fmt.Sprintf("REVOKE SELECT, INSERT, UPDATE ON `%s`.election_records FROM '%s'@'%%'", config.DBName, restricted.User))
 	since := time.Now()
 	before := readRow(t, db, "ns/refused")
 	expectStepDown(t, c, since, timings)

@@ -39,10 +39,7 @@ func TestGuardOfAClientThatIsCutOffHoldsTakeoversOffUntilWaitTimeout(t *testing.
 	if err := insert(t.Context(), tx, "never committed"); err != nil {
 		t.Fatal(err)
 	}
-	var session int64
-	if err := tx.QueryRowContext(t.Context(), `SELECT CONNECTION_ID()`).Scan(&session); err != nil {
-		t.Fatal(err)
-	}
+	session := sessionID(t, tx)
 	network.after(0)
 	cutOff := time.Now()
 	refused := 0

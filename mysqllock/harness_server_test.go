@@ -177,23 +177,3 @@ func newAccount(t testing.TB, config *mysql.Config, grants ...string) *mysql.Con
 
 // ordinary are the privileges that the README asks for.
 var ordinary = []string{"SELECT, INSERT, UPDATE ON {db}.election_records", "SELECT, INSERT, UPDATE ON {db}.election_fences"}
-
-// newUser makes an account with the given privileges, each written as in "SELECT, INSERT ON
-// election_records", in the database of config.
-func newUser(t testing.TB, config *mysql.Config, grants ...string) *mysql.Config {
-	t.Helper()
-	admin := open(t, config)
-	user := "u_" + strings.TrimPrefix(config.DBName, "mysqllock_test_")
-	exec(t, admin, "CREATE USER '"+user+"'@'%' IDENTIFIED BY 'pass word'")
-	t.Cleanup(func() {
-		if _, err := admin.ExecContext(context.Background(), "DROP USER '"+user+"'@'%'"); err != nil {
-			t.Error(err)
-		}
-	})
-	for _, grant := range grants {
-		exec(t, admin, "GRANT "+strings.Replace(grant, " ON ", " ON "+config.DBName+".", 1)+" TO '"+user+"'@'%'")
-	}
-	c := config.Clone()
-	c.User, c.Passwd = user, "pass word"
-	return c
-}

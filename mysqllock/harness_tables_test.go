@@ -121,13 +121,12 @@ func readRow(t testing.TB, db *sql.DB, election string) (r tableRow) {
 	return r
 }
 
-// holderOf is the holder that a new candidate would see.
-func holderOf(t testing.TB, db *sql.DB, election string) string {
+// holderOf is the holder that a new candidate would see. It may be called from a callback.
+func holderOf(t testing.TB, db *sql.DB, election string) (holder string) {
 	t.Helper()
-	var holder string
-	err := db.QueryRowContext(t.Context(), `SELECT leader_name FROM election_records WHERE election_name = ?`, election).Scan(&holder)
+	err := db.QueryRowContext(context.Background(), `SELECT leader_name FROM election_records WHERE election_name = ?`, election).Scan(&holder)
 	if err != nil {
-		t.Fatal(err)
+		t.Errorf("who holds %s: %v", election, err)
 	}
 	return holder
 }
@@ -220,10 +219,12 @@ func statementsOf(ctx context.Context, t testing.TB, admin *sql.DB, user string)
 	return statements
 }
 
-// connectionID is that of a pool's only session.
-func connectionID(t testing.TB, db *sql.DB) (id int64) {
+// sessionID is that of a connection, or of the one that a pool gives.
+func sessionID(t testing.TB, q interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}) (id int64) {
 	t.Helper()
-	if err := db.QueryRowContext(t.Context(), `SELECT CONNECTION_ID()`).Scan(&id); err != nil {
+	if err := q.QueryRowContext(t.Context(), `SELECT CONNECTION_ID()`).Scan(&id); err != nil {
 		t.Fatal(err)
 	}
 	return id

@@ -447,10 +447,7 @@ func lateRelease(c *contest, lostWrite bool) hazardResult {
 		VALUES (?, '', UTC_TIMESTAMP(6), '', '', '', '', 4102444800000000)`, c.election)
 	pool := c.proxied()
 	pool.SetMaxOpenConns(1) // so that the release's is known
-	var session int64
-	if err := pool.QueryRowContext(c.Context(), `SELECT CONNECTION_ID()`).Scan(&session); err != nil {
-		c.Fatal(err)
-	}
+	session := sessionID(c, pool)
 	leader := c.run(c.lock(pool, "leader"), releasing)
 	leader.mustLead(c, 20*time.Second)
 	followers := c.follow(3)
@@ -480,10 +477,7 @@ func lateRelease(c *contest, lostWrite bool) hazardResult {
 // the leader.
 func openTransaction(c *contest) hazardResult {
 	pool := openOne(c, c.config, "")
-	var session int64
-	if err := pool.QueryRowContext(c.Context(), `SELECT CONNECTION_ID()`).Scan(&session); err != nil {
-		c.Fatal(err)
-	}
+	session := sessionID(c, pool)
 	exec(c, pool, `BEGIN`)
 	leader := c.run(c.lock(pool, "leader"))
 	leader.mustLead(c, 20*time.Second)

@@ -96,7 +96,7 @@ func TestMigrateMakesTheTablesOnceAndThenNeedsOnlyTheLocksPrivileges(t *testing.
 	}
 	before := table(t, admin, `SELECT TABLE_NAME, CREATE_TIME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() ORDER BY 1`)
 
-	db := open(t, newUser(t, config, "SELECT, INSERT, UPDATE ON election_records", "SELECT, INSERT, UPDATE ON election_fences"))
+	db := open(t, newAccount(t, config, "SELECT, INSERT, UPDATE ON {db}.election_records", "SELECT, INSERT, UPDATE ON {db}.election_fences"))
 	db.SetMaxOpenConns(1)
 	session := table(t, db, "SELECT CONNECTION_ID(), @@lock_wait_timeout")
 	for range 2 {
@@ -124,14 +124,14 @@ func TestMigrateMakesTheTablesOnceAndThenNeedsOnlyTheLocksPrivileges(t *testing.
 func TestMigrateWithoutCreateSaysWhatToGrant(t *testing.T) {
 	t.Parallel()
 	config := newConfig(t)
-	db := open(t, newUser(t, config, "SELECT, INSERT, UPDATE ON *"))
+	db := open(t, newAccount(t, config, "SELECT, INSERT, UPDATE ON {db}.*"))
 	err := mysqllock.Migrate(t.Context(), db)
 	var denied *mysql.MySQLError
 	if !errors.As(err, &denied) || denied.Number != 1142 {
 		t.Fatalf("not the server's refusal: %v", err)
 	}
 	for _, part := range []string{
-		"mysqllock: migrate: Error 1142 (42000): CREATE command denied to user 'u_", "election_records",
+		"mysqllock: migrate: Error 1142 (42000): CREATE command denied to user 't_", "election_records",
 		"; the lock needs SELECT, INSERT and UPDATE on election_records and election_fences: GRANT them (Migrate also needs CREATE, ",
 	} {
 		if !strings.Contains(err.Error(), part) {

@@ -120,11 +120,11 @@ func TestPreparedStatementsSeeASessionThatChanges(t *testing.T) {
 			if prepared, _ := preparedHere(t, db); prepared != 2 {
 				t.Errorf("prepared %d times, so that this shows nothing", prepared)
 			}
-			unfit := connectionID(t, db)
+			unfit := sessionID(t, db)
 			exec(t, db, c.change)
 			before := snapshot(t, admin)
 			mustSucceed(t, c.change+", "+name, operation)
-			if connectionID(t, db) == unfit {
+			if sessionID(t, db) == unfit {
 				t.Errorf("%s, %s: the session is still in the pool", c.change, name)
 			}
 			if wrote := !slices.Equal(before, snapshot(t, admin)); wrote != (name == "a renewal") {

@@ -18,15 +18,6 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// holderInTable is whom the table names.
-func holderInTable(t testing.TB, db *sql.DB, election string) (holder string) {
-	t.Helper()
-	if err := db.QueryRowContext(t.Context(), `SELECT leader_name FROM election_records WHERE election_name = ?`, election).Scan(&holder); err != nil {
-		t.Error(err)
-	}
-	return holder
-}
-
 // drain is a function for WithBeforeRelease, and what became of it.
 type drain struct {
 	do func(context.Context) error // nil: nothing
@@ -78,7 +69,7 @@ func TestReleaseComesAfterTheEndOfTheWorkInHand(t *testing.T) {
 		if err != nil {
 			t.Errorf("the last transaction: %v", err)
 		}
-		if holder := holderInTable(t, db, "e"); holder != "a" {
+		if holder := holderOf(t, db, "e"); holder != "a" {
 			t.Errorf("the row is held by %q while work ends", holder)
 		}
 		if r, _, err := follower.Get(ctx); err != nil || r.HolderIdentity != "a" {
@@ -92,7 +83,7 @@ func TestReleaseComesAfterTheEndOfTheWorkInHand(t *testing.T) {
 	d.wantCalls(t, 0)
 	leader.stop()
 	d.wantCalls(t, 1)
-	if holder := holderInTable(t, db, "e"); holder != "" {
+	if holder := holderOf(t, db, "e"); holder != "" {
 		t.Errorf("after the release the row is held by %q", holder)
 	}
 	wantLedger(t, work, "drained")
@@ -209,7 +200,7 @@ func TestReleaseLeavesDrainingUntilTheLeasesEndAlsoAfterAnOutage(t *testing.T) {
 	if !got.Before(elector) {
 		t.Errorf("the elector's own deadline, %v, is not later than %v: there was nothing to shorten", elector, got)
 	}
-	if holder := holderInTable(t, db, "e"); holder != "a" {
+	if holder := holderOf(t, db, "e"); holder != "a" {
 		t.Errorf("the row is held by %q", holder)
 	}
 }
@@ -251,7 +242,7 @@ func TestReleaseIsRefusedWhenDrainingFailsOrTakesTooLong(t *testing.T) {
 			if !errors.Is(err, test.cause) || apierrors.IsConflict(err) {
 				t.Errorf("error %v, want one that wraps %v and is no conflict", err, test.cause)
 			}
-			if holder := holderInTable(t, db, "by hand"); holder != "a" {
+			if holder := holderOf(t, db, "by hand"); holder != "a" {
 				t.Errorf("the row is held by %q", holder)
 			}
 			if err := lock.Transact(t.Context(), work, nil, inserting("after")); !errors.Is(err, mysqllock.ErrNotLeader) {
@@ -267,7 +258,7 @@ func TestReleaseIsRefusedWhenDrainingFailsOrTakesTooLong(t *testing.T) {
 			<-leader.leading
 			leader.stop()
 			d.wantCalls(t, 1)
-			if holder := holderInTable(t, db, "e"); holder != "a" {
+			if holder := holderOf(t, db, "e"); holder != "a" {
 				t.Errorf("after the elector has ended the row is held by %q", holder)
 			}
 			began := time.Now()
@@ -293,7 +284,7 @@ func TestReleaseMayFollowDrainingForLongerThanRenewDeadline(t *testing.T) {
 	lock := newLock(t, db, "e", "a", c.option(), d.option())
 	mustSucceed(t, "Create", create(t.Context(), lock, c.record("a")))
 	mustSucceed(t, "the release", update(t.Context(), lock, record("")))
-	if holder := holderInTable(t, db, "e"); holder != "" {
+	if holder := holderOf(t, db, "e"); holder != "" {
 		t.Errorf("the row is held by %q", holder)
 	}
 }
@@ -340,7 +331,7 @@ func TestReleaseDrainsNothingOfACandidateThatDoesNotLead(t *testing.T) {
 
 	d.wantCalls(t, 0)
 	for election, want := range map[string]string{"e": "successor", "other": "robber"} {
-		if holder := holderInTable(t, db, election); holder != want {
+		if holder := holderOf(t, db, election); holder != want {
 			t.Errorf("%s is held by %q, want %s", election, holder, want)
 		}
 	}
@@ -367,7 +358,7 @@ func TestReleaseAfterADrainOfALeaderThatWasTakenOverWritesNothing(t *testing.T) 
 	}
 	d.wantCalls(t, 1)
 	wantLedger(t, work)
-	if holder := holderInTable(t, db, "e"); holder != "successor" {
+	if holder := holderOf(t, db, "e"); holder != "successor" {
 		t.Errorf("the row is held by %q", holder)
 	}
 }
@@ -390,7 +381,7 @@ func TestReleaseDrainsOnceATermAlsoWhenItIsTriedAgain(t *testing.T) {
 		t.Errorf("the second try: %v", err)
 	}
 	d.wantCalls(t, 1)
-	if holder := holderInTable(t, db, "e"); holder != "" {
+	if holder := holderOf(t, db, "e"); holder != "" {
 		t.Errorf("the row is held by %q", holder)
 	}
 	takeOver(t, lock)
@@ -438,7 +429,7 @@ func TestReleaseOfALeaseThatWasOutOfSightIsRefusedUndrained(t *testing.T) {
 		t.Errorf("the release: %v", err)
 	}
 	d.wantCalls(t, 0)
-	if holder := holderInTable(t, db, "e"); holder != "a" {
+	if holder := holderOf(t, db, "e"); holder != "a" {
 		t.Errorf("the row is held by %q", holder)
 	}
 
@@ -522,10 +513,7 @@ func TestReleaseThatWasAbandonedEndsNoTermOfARowThatWasMadeAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	var session int64
-	if err := pool.QueryRowContext(t.Context(), `SELECT CONNECTION_ID()`).Scan(&session); err != nil {
-		t.Fatal(err)
-	}
+	session := sessionID(t, pool)
 	begin()
 	network.blackHole()
 	if err := lock.Update(t.Context(), record("")); !errors.Is(err, context.DeadlineExceeded) {

@@ -80,18 +80,6 @@ func (p *path) config(config *mysql.Config) *mysql.Config {
 	return config
 }
 
-type rowQueryer interface {
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
-}
-
-func sessionID(t testing.TB, q rowQueryer) (id int64) {
-	t.Helper()
-	if err := q.QueryRowContext(t.Context(), `SELECT CONNECTION_ID()`).Scan(&id); err != nil {
-		t.Fatal(err)
-	}
-	return id
-}
-
 // useUntilOffered uses a connection until it is old and its successor on offer, having come through
 // that proxy.
 func useUntilOffered(t testing.TB, db *sql.DB, through *proxy) {

@@ -90,7 +90,7 @@ func TestMigrateFindsTablesThatSchemaMadeByHandCurrent(t *testing.T) {
 			if diff := cmp.Diff(want, definition(t, db)); diff != "" {
 				t.Error(diff)
 			}
-			restricted := open(t, newUser(t, config, "SELECT, INSERT, UPDATE ON *"))
+			restricted := open(t, newAccount(t, config, "SELECT, INSERT, UPDATE ON {db}.*"))
 			if err := mysqllock.Migrate(t.Context(), restricted); err != nil {
 				t.Error(err)
 			}
