@@ -16,8 +16,9 @@ suites='conformance safety safety-batched'
 # A test's name begins with its rule.
 safety='^Test(CAS|Elector|Guard|Hazard|Late|Ledger|Linearizability|Name|Prepared|Readiness|Release|ServerClock|Session|StepDown|Token|Transact)'
 batched='^Test(Elector|Hazard|Ledger|Linearizability|Namesake|Transact)'
-# Not where a test counts packets: the Locks that share a Batch with those of the test would count, too.
-uncounted='HazardOfATakeover'
+# Not where a test counts packets: the Locks that share a Batch with those of the test would count, too. Nor where its Locks
+# have options or databases that one Batch can't serve.
+uncounted='HazardOfATakeover|HazardOfALateSuccess|AnotherDefaultDatabase'
 # With MYSQLLOCK_TEST_DSN, not those that start a server of their own: there may be no program for it.
 own=${MYSQLLOCK_TEST_DSN:+BeforeARestart|PreparesNoMore}
 logs=$(mktemp -d)

@@ -116,7 +116,7 @@ func TestCostOfRenewalsAndPollsIsFewAllocations(t *testing.T) {
 		f         func() error
 	}{
 		{"poll", 58, func() error { _, _, err := follower.Get(ctx); return err }},
-		{"renewal", 36, func() error { return leader.Update(ctx, record(candidate)) }},
+		{"renewal", 40, func() error { return leader.Update(ctx, record(candidate)) }},
 	} {
 		var failed error
 		allocations := testing.AllocsPerRun(100, func() {

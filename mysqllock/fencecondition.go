@@ -29,6 +29,9 @@ EXISTS (SELECT 1
 // number of rows only where one must match, and take none for the loss of leadership; or read
 // afterwards. For more than one statement use [Lock.Transact].
 //
+// A SELECT of an INSERT must have no aggregate function without GROUP BY: that returns a row whatever
+// its WHERE says. Compute it in a derived table, and put the condition outside.
+//
 // It sends nothing. The condition holds for the current term; get it anew for each statement. It
 // holds at every isolation level, and in a transaction, too: then nobody can take over until that
 // ends. The account needs SELECT and UPDATE on election_fences.

@@ -211,6 +211,25 @@ func TestFenceConditionFindsTheTablesFromAnyPool(t *testing.T) {
 	}
 }
 
+// What the documentation says of aggregates.
+func TestFenceConditionBelongsOutsideOfAnAggregate(t *testing.T) {
+	t.Parallel()
+	db, _ := newTables(t)
+	newWork(t, db)
+	lock := newLock(t, db, "e", "a")
+	takeOver(t, lock)
+	condition, args := fenceCondition(t, lock)
+	takeOver(t, newLock(t, db, "e", "b"))
+	const next = `INSERT INTO work SELECT COALESCE(MAX(id), 0) + 1, 'x' FROM work WHERE `
+	if n := runFenced(t, db, next, condition, args); n != 1 {
+		t.Errorf("an aggregate is fenced after all: %d rows", n)
+	}
+	const derived = `INSERT INTO work SELECT next, 'x' FROM (SELECT COALESCE(MAX(id), 0) + 1 AS next FROM work) AS n WHERE `
+	if n := runFenced(t, db, derived, condition, args); n != 0 {
+		t.Errorf("a stale leader's statement changed %d rows", n)
+	}
+}
+
 func TestFenceConditionNeedsATerm(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)

@@ -15,7 +15,8 @@
 //	a was refused: mysqllock: transact "default/ledger": not the leader: the term ended meanwhile
 //	a leads no more
 //
-// and the second one posts entry 3 meanwhile.
+// and the second one posts entry 3 meanwhile. With -statement each entry is a single statement with a FenceCondition in
+// place of a transaction: what the first one sends after its pause changes nothing.
 package main
 
 import (
@@ -49,7 +50,11 @@ const ledger = `CREATE TABLE IF NOT EXISTS ledger (entry BIGINT PRIMARY KEY, aut
 func main() {
 	id := flag.String("id", mysqllock.NewIdentity(), "the candidate's name, which no other candidate may have")
 	pause := flag.Duration("pause", 0, "stand still for so long in the middle of the third transaction")
+	statement := flag.Bool("statement", false, "post by a fenced statement, and not by a transaction")
 	flag.Parse()
+	if *statement {
+		post = postByStatement
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, *id, *pause); err != nil {
@@ -142,9 +147,11 @@ func lead(ctx context.Context, lock *mysqllock.Lock, work *sql.DB, id string, pa
 	}
 }
 
-// post adds an entry. Whatever becomes of this process before the commit: if another candidate leads by then, nothing is
-// committed.
-func post(ctx context.Context, lock *mysqllock.Lock, work *sql.DB, id string, stop bool, pause time.Duration) (entry int64, err error) {
+var post = postByTransaction
+
+// postByTransaction adds an entry. Whatever becomes of this process before the commit: if another candidate leads by then,
+// nothing is committed.
+func postByTransaction(ctx context.Context, lock *mysqllock.Lock, work *sql.DB, id string, stop bool, pause time.Duration) (entry int64, err error) {
 	err = lock.Transact(ctx, work, nil, func(ctx context.Context, tx *sql.Tx) error {
 		if stop {
 			fmt.Println(id, "stands still for", pause.String()+", in the middle of a transaction")
@@ -158,6 +165,33 @@ func post(ctx context.Context, lock *mysqllock.Lock, work *sql.DB, id string, st
 		_, err := tx.ExecContext(ctx, `INSERT INTO ledger (entry, author) VALUES (?, ?)`, entry, id)
 		return err
 	})
+	return entry, err
+}
+
+// insertNext: parameters (author, those of the condition).
+const insertNext = `INSERT INTO ledger (entry, author) SELECT next, ? FROM (SELECT COALESCE(MAX(entry), 0) + 1 AS next FROM ledger) AS numbers WHERE %s`
+
+// postByStatement does the same in one round trip, as an entry is one row. The number is computed in a derived table: an
+// aggregate beside the condition would return a row whatever that says.
+func postByStatement(ctx context.Context, lock *mysqllock.Lock, work *sql.DB, id string, stop bool, pause time.Duration) (entry int64, err error) {
+	condition, args, err := lock.FenceCondition()
+	if err != nil {
+		return 0, err
+	}
+	if stop {
+		fmt.Println(id, "stands still for", pause.String()+", before its statement")
+		if err := standStill(ctx, pause); err != nil {
+			return 0, err
+		}
+	}
+	result, err := work.ExecContext(ctx, fmt.Sprintf(insertNext, condition), append([]any{id}, args...)...)
+	if err != nil {
+		return 0, err
+	}
+	if n, err := result.RowsAffected(); err != nil || n == 0 {
+		return 0, errors.Join(err, fmt.Errorf("%w: the statement changed no row", mysqllock.ErrNotLeader))
+	}
+	err = work.QueryRowContext(ctx, `SELECT MAX(entry) FROM ledger WHERE author = ?`, id).Scan(&entry)
 	return entry, err
 }
 

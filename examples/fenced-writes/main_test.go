@@ -9,14 +9,25 @@ import (
 func TestMain(m *testing.M) { exampletest.Main(m, main) }
 
 func TestACommitAfterAPauseIsRefused(t *testing.T) {
+	t.Parallel()
+	refused(t, `a was refused: mysqllock: transact "default/ledger": `)
+}
+
+func TestAStatementAfterAPauseChangesNothing(t *testing.T) {
+	t.Parallel()
+	refused(t, "a was refused: not the leader: the statement changed no row", "-statement")
+}
+
+func refused(t *testing.T, refusal string, flags ...string) {
+	t.Helper()
 	db := exampletest.NewDatabase(t)
-	a := exampletest.Start(t, "a", db.Env, nil, "-id=a", "-pause=8s")
+	a := exampletest.Start(t, "a", db.Env, nil, append(flags, "-id=a", "-pause=8s")...)
 	a.Prints(t, "a leads with fencing token", 1)
-	b := exampletest.Start(t, "b", db.Env, nil, "-id=b")
+	b := exampletest.Start(t, "b", db.Env, nil, append(flags, "-id=b")...)
 	a.Prints(t, "a stands still", 1)
 	b.Prints(t, "b leads with fencing token", 1)
 	b.Prints(t, "b posted entry 3", 1)
-	a.Prints(t, `a was refused: mysqllock: transact "default/ledger": `, 1)
+	a.Prints(t, refusal, 1)
 	a.Prints(t, "leadership was lost", 1)
 	if code := a.Ends(t); code != 1 {
 		t.Errorf("exit code %d", code)

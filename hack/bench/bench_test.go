@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/elector"
 )
 
 func TestMain(m *testing.M) {
@@ -24,7 +26,7 @@ func TestMain(m *testing.M) {
 
 // Short: that it measures, not what.
 func TestEveryPartWritesItsSectionAndASecondRunReplacesIt(t *testing.T) {
-	profiles = []timings{{time.Second, 600 * time.Millisecond, 100 * time.Millisecond}}
+	profiles = []elector.Timings{{LeaseDuration: time.Second, RenewDeadline: 600 * time.Millisecond, RetryPeriod: 100 * time.Millisecond}}
 	b := bench{rounds: 1, slice: 20 * time.Millisecond, trials: 2, folder: t.TempDir()}
 	for _, chosen := range []string{"all", "transact"} {
 		if err := b.run(t.Context(), []string{chosen}); err != nil {

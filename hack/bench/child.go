@@ -19,6 +19,8 @@ import (
 	"github.com/go-sql-driver/mysql"
 	"go.etcd.io/etcd/server/v3/embed"
 
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/elector"
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/wait"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
@@ -31,7 +33,7 @@ type childConfig struct {
 
 	DSN       string
 	Elections []string
-	Timings   timings
+	Timings   elector.Timings
 }
 
 // child is a process that does what its config says. It says when it is ready, by lines.
@@ -190,12 +192,8 @@ func runLeaders(ctx context.Context, config childConfig) error {
 		}
 		electors.Go(func() {
 			// Renewals come evenly, as from so many processes.
-			delay := config.Timings.Retry * time.Duration(i) / time.Duration(len(config.Elections))
-			select {
-			case <-ctx.Done():
-			case <-time.After(delay):
-				e.Run(ctx)
-			}
+			wait.For(ctx, config.Timings.RetryPeriod*time.Duration(i)/time.Duration(len(config.Elections)))
+			e.Run(ctx)
 		})
 	}
 	electors.Wait()

@@ -8,10 +8,10 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"github.com/go-sql-driver/mysql"
 
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/wait"
 	"github.com/mysqllock/go-leaderelection-mysql/hack/servers"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
@@ -73,14 +73,12 @@ func clusterPools(ctx context.Context, nodes []*mysqltest.Server, callers int) (
 // replicated waits until every node has the table that was made last.
 func replicated(ctx context.Context, pools []*sql.DB) error {
 	for _, db := range pools {
-		for began := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		err := wait.Until(ctx, "a node gets what another one wrote", func(ctx context.Context) (bool, error) {
 			_, err := db.ExecContext(ctx, `SELECT 1 FROM work`)
-			if err == nil {
-				break
-			}
-			if ctx.Err() != nil || time.Since(began) > time.Minute {
-				return fmt.Errorf("a node does not get what another one wrote: %w", err)
-			}
+			return err == nil, err
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil

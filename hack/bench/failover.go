@@ -14,39 +14,27 @@ import (
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/elector"
 	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/machine"
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/wait"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// timings are those of an elector.
-type timings struct{ Lease, Renew, Retry time.Duration }
-
-func (t timings) String() string {
-	return fmt.Sprintf("%v / %v / %v", t.Lease, t.Renew, t.Retry)
-}
-
-// operation is the time that WithTimings leaves for one.
-func (t timings) operation() time.Duration { return (t.Lease - t.Renew - t.Retry) / 2 }
-
 // profiles are client-go's defaults and two tighter ones.
-var profiles = []timings{
-	{15 * time.Second, 10 * time.Second, 2 * time.Second},
-	{6 * time.Second, 4 * time.Second, time.Second},
-	{3 * time.Second, 2 * time.Second, 300 * time.Millisecond},
+var profiles = []elector.Timings{
+	elector.Default,
+	{LeaseDuration: 6 * time.Second, RenewDeadline: 4 * time.Second, RetryPeriod: time.Second},
+	elector.Tight,
 }
 
-func newElector(db *sql.DB, election, identity string, t timings, leading func(bool), opts ...mysqllock.Option) (*leaderelection.LeaderElector, error) {
-	lock, err := mysqllock.New(db, election, resourcelock.ResourceLockConfig{Identity: identity},
-		append(opts, mysqllock.WithTimings(t.Lease, t.Renew, t.Retry))...)
+func newElector(db *sql.DB, election, identity string, t elector.Timings, leading func(bool), opts ...mysqllock.Option) (*leaderelection.LeaderElector, error) {
+	lock, err := mysqllock.New(db, election, resourcelock.ResourceLockConfig{Identity: identity}, append(opts, t.Option())...)
 	if err != nil {
 		return nil, err
 	}
-	return leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Lock: lock, LeaseDuration: t.Lease, RenewDeadline: t.Renew, RetryPeriod: t.Retry, ReleaseOnCancel: true, Name: election,
-		Callbacks: leaderelection.LeaderCallbacks{
-			OnStartedLeading: func(context.Context) { leading(true) },
-			OnStoppedLeading: func() { leading(false) },
-		},
+	return t.New(lock, leaderelection.LeaderCallbacks{
+		OnStartedLeading: func(context.Context) { leading(true) },
+		OnStoppedLeading: func() { leading(false) },
 	})
 }
 
@@ -60,7 +48,7 @@ type standbys struct {
 	times    chan time.Time // at which one began to lead
 }
 
-func (b *bench) startStandbys(ctx context.Context, elections []string, t timings, opts ...mysqllock.Option) (*standbys, error) {
+func (b *bench) startStandbys(ctx context.Context, elections []string, t elector.Timings, opts ...mysqllock.Option) (*standbys, error) {
 	db, err := mysqllock.Open(b.config)
 	if err != nil {
 		return nil, err
@@ -94,8 +82,8 @@ func (s *standbys) end() {
 func (s *standbys) follow(ctx context.Context) error {
 	for _, e := range s.electors {
 		for e.GetLeader() == "" {
-			if err := sleep(ctx, 10*time.Millisecond); err != nil {
-				return err
+			if wait.For(ctx, 10*time.Millisecond); ctx.Err() != nil {
+				return ctx.Err()
 			}
 		}
 	}
@@ -115,15 +103,6 @@ func (s *standbys) lead(ctx context.Context, name string, since time.Time) (dist
 	}
 	slices.Sort(d.seconds)
 	return d, nil
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
 }
 
 // load is what the elections of a profile cost the server.
@@ -146,7 +125,7 @@ each further standby adds as many polls.
 		if err != nil {
 			return fmt.Errorf("%v: %w", t, err)
 		}
-		row := []string{t.String(), t.operation().String()}
+		row := []string{t.String(), t.Operation().String()}
 		for _, d := range distributions {
 			row = append(row, fmt.Sprintf("%.1f / %.1f / %.1f", d.quantile(0.5), d.quantile(0.9), d.quantile(1)))
 		}
@@ -166,9 +145,9 @@ each further standby adds as many polls.
 }
 
 // failover runs all scenarios of one profile.
-func (b *bench) failover(ctx context.Context, t timings) (_ []distribution, l load, err error) {
+func (b *bench) failover(ctx context.Context, t elector.Timings) (_ []distribution, l load, err error) {
 	// What hangs is an error, with time to spare for a busy machine.
-	ctx, cancel := context.WithTimeoutCause(ctx, 20*t.Lease+2*time.Minute, errors.New("some election has no leader for far too long"))
+	ctx, cancel := context.WithTimeoutCause(ctx, 20*t.LeaseDuration+2*time.Minute, errors.New("some election has no leader for far too long"))
 	defer cancel()
 	defer func() {
 		if cause := context.Cause(ctx); err != nil && cause != nil {
@@ -177,7 +156,7 @@ func (b *bench) failover(ctx context.Context, t timings) (_ []distribution, l lo
 	}()
 	names := func(kind string) (names []string) {
 		for i := range b.trials {
-			names = append(names, electionOf(fmt.Sprintf("%s-%v", kind, t.Lease), i))
+			names = append(names, electionOf(fmt.Sprintf("%s-%v", kind, t.LeaseDuration), i))
 		}
 		return names
 	}
@@ -210,7 +189,7 @@ func (b *bench) failover(ctx context.Context, t timings) (_ []distribution, l lo
 	if err != nil {
 		return nil, l, err
 	}
-	if l, err = b.load(ctx, max(5*t.Retry, 5*time.Second)); err != nil {
+	if l, err = b.load(ctx, max(5*t.RetryPeriod, 5*time.Second)); err != nil {
 		end(leader, standby)
 		return nil, l, err
 	}
@@ -233,9 +212,9 @@ func (b *bench) failover(ctx context.Context, t timings) (_ []distribution, l lo
 	if err != nil {
 		return nil, l, err
 	}
-	if err := sleep(ctx, 2*t.Retry); err != nil {
+	if wait.For(ctx, 2*t.RetryPeriod); ctx.Err() != nil {
 		end(leader, standby)
-		return nil, l, err
+		return nil, l, ctx.Err()
 	}
 	l.lost += leader.lost()
 	killed := time.Now()
@@ -247,8 +226,8 @@ func (b *bench) failover(ctx context.Context, t timings) (_ []distribution, l lo
 	}
 
 	// Those start when the leases have been over for a while by the server's clock.
-	if err := sleep(ctx, time.Until(killed.Add(t.Lease+max(t.Lease/10, 500*time.Millisecond)+time.Second))); err != nil {
-		return nil, l, err
+	if wait.For(ctx, time.Until(killed.Add(t.LeaseDuration+max(t.LeaseDuration/10, 500*time.Millisecond)+time.Second))); ctx.Err() != nil {
+		return nil, l, ctx.Err()
 	}
 	without, err := b.startStandbys(ctx, cold, t)
 	if err != nil {
@@ -291,8 +270,8 @@ func (b *bench) load(ctx context.Context, during time.Duration) (load, error) {
 	if err != nil {
 		return load{}, err
 	}
-	if err := sleep(ctx, during); err != nil {
-		return load{}, err
+	if wait.For(ctx, during); ctx.Err() != nil {
+		return load{}, ctx.Err()
 	}
 	writesAfter, readsAfter, cpuAfter, err := count()
 	n := time.Since(began).Seconds() * float64(b.trials)

@@ -124,7 +124,7 @@ func measuredOn() string {
 			versions[m.Path] = m.Version
 		}
 	}
-	text := fmt.Sprintf("%s, %s/%s, %d cores, go-sql-driver/mysql %s, client-go %s", runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU(),
+	text := fmt.Sprintf("%s, %s/%s, %s, go-sql-driver/mysql %s, client-go %s", runtime.Version(), runtime.GOOS, runtime.GOARCH, machine.Describe(),
 		versions["github.com/go-sql-driver/mysql"], versions["k8s.io/client-go"])
 	if load, err := os.ReadFile("/proc/loadavg"); err == nil {
 		text += ", load average " + string(bytes.Fields(load)[0]) + " at the end"

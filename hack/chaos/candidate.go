@@ -21,6 +21,9 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/klog/v2"
 
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/elector"
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/machine"
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/wait"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqllocktest"
 )
@@ -33,23 +36,12 @@ var tables = []string{
 	`CREATE TABLE unfenced (id BIGINT AUTO_INCREMENT PRIMARY KEY, token BIGINT NOT NULL, who VARCHAR(60) NOT NULL) ENGINE=InnoDB`,
 }
 
-// timings are an elector's.
-type timings struct{ LeaseDuration, RenewDeadline, RetryPeriod time.Duration }
-
-// operation is how long the lock gives each of its operations.
-func (t timings) operation() time.Duration {
-	return (t.LeaseDuration - t.RenewDeadline - t.RetryPeriod) / 2
-}
-
-var profiles = map[string]timings{
-	"tight":   {3 * time.Second, 2 * time.Second, 300 * time.Millisecond},
-	"default": {15 * time.Second, 10 * time.Second, 2 * time.Second},
-}
+var profiles = map[string]elector.Timings{"tight": elector.Tight, "default": elector.Default}
 
 // orders are what a candidate is told, by the variable of that name. What it is told later comes by stdin: see order.
 type orders struct {
 	Identity, DSN, Lock, Break string
-	Timings                    timings
+	Timings                    elector.Timings
 	Own                        bool  // its pools are ones that a user made, and not Open's
 	Raw                        bool  // it also is a client of raw operations
 	Number                     int   // of its process in this run
@@ -158,7 +150,7 @@ func (c *candidate) campaign(ctx context.Context, db, work *sql.DB) error {
 	defer endWork()
 	var lock resourcelock.Interface = mysqllocktest.NewReferenceLock(db, election, c.Identity, c.Timings.RenewDeadline)
 	fenced, err := mysqllock.New(db, election, resourcelock.ResourceLockConfig{Identity: c.Identity},
-		mysqllock.WithTimings(c.Timings.LeaseDuration, c.Timings.RenewDeadline, c.Timings.RetryPeriod),
+		c.Timings.Option(),
 		mysqllock.WithBeforeRelease(func(context.Context) error {
 			endWork()
 			<-ready
@@ -174,28 +166,24 @@ func (c *candidate) campaign(ctx context.Context, db, work *sql.DB) error {
 		fenced = nil
 	}
 	listening := &listener{Interface: lock, lastWord: &c.lastWord}
-	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Lock: listening, LeaseDuration: c.Timings.LeaseDuration, RenewDeadline: c.Timings.RenewDeadline, RetryPeriod: c.Timings.RetryPeriod,
-		ReleaseOnCancel: true,
-		Callbacks: leaderelection.LeaderCallbacks{
-			OnStartedLeading: func(ctx context.Context) {
-				token := listening.transitions.Load()
-				if fenced != nil {
-					token, _ = fenced.FencingToken()
-				}
-				context.AfterFunc(ctx, endWork)
-				c.say(event{Kind: leads, Token: token})
-				working.Go(func() { <-term.Done(); c.say(event{Kind: leadsNot, Token: token}) })
-				working.Go(func() { c.lead(term, fenced, work, token) })
-				close(ready)
-			},
-			OnStoppedLeading: func() {},
+	e, err := c.Timings.New(listening, leaderelection.LeaderCallbacks{
+		OnStartedLeading: func(ctx context.Context) {
+			token := listening.transitions.Load()
+			if fenced != nil {
+				token, _ = fenced.FencingToken()
+			}
+			context.AfterFunc(ctx, endWork)
+			c.say(event{Kind: leads, Token: token})
+			working.Go(func() { <-term.Done(); c.say(event{Kind: leadsNot, Token: token}) })
+			working.Go(func() { c.lead(term, fenced, work, token) })
+			close(ready)
 		},
+		OnStoppedLeading: func() {},
 	})
 	if err != nil {
 		return err
 	}
-	elector.Run(ctx)
+	e.Run(ctx)
 	if listening.led.Load() { // the row may be its own although it never led: a takeover without an answer
 		<-ready // OnStartedLeading runs beside the elector
 	}
@@ -223,10 +211,7 @@ func (c *candidate) lead(ctx context.Context, lock *mysqllock.Lock, work *sql.DB
 			said.Kind, said.What = failed, err.Error()
 		}
 		c.say(said)
-		select {
-		case <-ctx.Done():
-		case <-time.After(time.Duration(20+rand.IntN(60)) * time.Millisecond): //nolint:gosec // a pace, not a secret
-		}
+		wait.For(ctx, time.Duration(20+rand.IntN(60))*time.Millisecond) //nolint:gosec // a pace, not a secret
 	}
 }
 
@@ -290,24 +275,17 @@ func (e *entryToBe) post(ctx context.Context, lock *mysqllock.Lock, work *sql.DB
 	return nil
 }
 
-// watchClock tells when this process did not run for a while, whoever's fault that was.
+// watchClock says when this process did not run for a while.
 func (c *candidate) watchClock(ctx context.Context) {
-	tick := time.NewTicker(stall / 4)
-	defer tick.Stop()
-	last, lastTrue := time.Now(), trueTime()
-	for over := false; !over; {
-		select {
-		case <-ctx.Done():
-			over = true
-		case <-tick.C:
-		}
-		// Its own clock, which may be slow, reports whether it ran; the true one for how long it did not.
-		now, nowTrue := time.Now(), trueTime()
-		if now.Sub(last) > stall {
+	lastTrue := trueTime()
+	machine.WatchStalls(ctx, stall/4, func(passed time.Duration) {
+		// Its own clock, which may be slow, shows whether it ran; the true one for how long it did not.
+		nowTrue := trueTime()
+		if passed > stall {
 			c.say(event{Kind: stalled, Duration: nowTrue.Sub(lastTrue)})
 		}
-		last, lastTrue = now, nowTrue
-	}
+		lastTrue = nowTrue
+	})
 }
 
 // listener takes down when the lock last got an answer.

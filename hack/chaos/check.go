@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/elector"
 )
 
 // The rules:
@@ -98,7 +100,7 @@ func isSlow(rate float64) bool { return rate < 1 }
 func isFast(rate float64) bool { return rate > 1 }
 
 // check holds a history against what the ledgers have in the end.
-func check(events []event, ledger, unfenced []entry, t timings) *verdict {
+func check(events []event, ledger, unfenced []entry, t elector.Timings) *verdict {
 	v := &verdict{}
 	v.leaderships(events, t)
 	v.entries(events, ledger)
@@ -116,16 +118,16 @@ func check(events []event, ledger, unfenced []entry, t timings) *verdict {
 
 // recoveryTime is how long it may take until a leader works after everything is healed: a lease, two retries of a follower
 // that jitter makes up to 2.2 times as long, an operation that was under way, and a connection.
-func recoveryTime(t timings) time.Duration {
-	return t.LeaseDuration + 2*t.RetryPeriod*22/10 + 2*t.operation() + time.Second
+func recoveryTime(t elector.Timings) time.Duration {
+	return t.LeaseDuration + 2*t.RetryPeriod*22/10 + 2*t.Operation() + time.Second
 }
 
 // starvation is the time that the candidate which was starved most lost by that.
-func starvation(events []event, from, to time.Time, t timings) (most time.Duration) {
+func starvation(events []event, from, to time.Time, t elector.Timings) (most time.Duration) {
 	cost := map[string]time.Duration{}
 	for _, e := range events {
 		if e.Kind == stalled && e.Time.After(from) && e.Time.Before(to) {
-			cost[e.Who] += e.Duration + t.operation() + t.RetryPeriod*22/10
+			cost[e.Who] += e.Duration + t.Operation() + t.RetryPeriod*22/10
 			most = max(most, cost[e.Who])
 		}
 	}
@@ -133,7 +135,7 @@ func starvation(events []event, from, to time.Time, t timings) (most time.Durati
 }
 
 // endings checks how candidates ended and how long everything took to recover.
-func (v *verdict) endings(events []event, t timings) {
+func (v *verdict) endings(events []event, t elector.Timings) {
 	calm := false
 	for _, e := range events {
 		who := []string{e.Who}
@@ -173,7 +175,7 @@ func (v *verdict) endings(events []event, t timings) {
 }
 
 // leaderships checks that tokens grow and that no two candidates led at a time.
-func (v *verdict) leaderships(events []event, t timings) {
+func (v *verdict) leaderships(events []event, t elector.Timings) {
 	var terms []*term
 	running := map[string]*term{}
 	slow := map[string][]slowdown{}
@@ -217,7 +219,7 @@ func (v *verdict) leaderships(events []event, t timings) {
 				continue
 			}
 			if slices.ContainsFunc(promotions, func(p slowdown) bool {
-				return b.start.After(p.from) && end.Before(p.to.Add(t.RenewDeadline+t.RetryPeriod+t.operation()+time.Second))
+				return b.start.After(p.from) && end.Before(p.to.Add(t.RenewDeadline+t.RetryPeriod+t.Operation()+time.Second))
 			}) {
 				v.promoted++
 				continue
@@ -349,7 +351,7 @@ func when(events []event, of entry) time.Time {
 }
 
 // excerpt is what was heard around a violation of those whom it concerns, and of the faults, without what went well.
-func excerpt(events []event, of violation, t timings) []event {
+func excerpt(events []event, of violation, t elector.Timings) []event {
 	var near []event
 	for _, e := range events {
 		concerns := len(of.who) == 0 || e.Who == "" || slices.Contains(of.who, e.Who) || e.Kind == fault

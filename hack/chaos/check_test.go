@@ -6,9 +6,11 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/elector"
 )
 
-var tight = profiles["tight"]
+var tight = elector.Tight
 
 // at is a time in a history, in seconds.
 func at(seconds float64) time.Time {

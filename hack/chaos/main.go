@@ -16,6 +16,9 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/elector"
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/wait"
 )
 
 // errViolated says that the checker found something.
@@ -75,7 +78,7 @@ type run struct {
 	seed       uint64
 	duration   time.Duration
 	candidates int
-	timings    timings
+	timings    elector.Timings
 	servers    string
 	lock       string
 	broken     string
@@ -215,7 +218,7 @@ func (r *run) torment(ctx context.Context) (rounds int, err error) {
 			checked = trueTime()
 		}
 	}
-	if sleep(ctx, recoveryTime(r.timings)); ctx.Err() == nil {
+	if wait.For(ctx, recoveryTime(r.timings)); ctx.Err() == nil {
 		r.history.add(event{Kind: quiet})
 	}
 	for _, slot := range r.world.slots {
@@ -236,7 +239,7 @@ func (r *run) recover(ctx context.Context) {
 	since := trueTime()
 	r.history.add(event{Time: since, Kind: healed})
 	for ctx.Err() == nil && trueTime().Sub(since) < 2*recoveryTime(r.timings) && !r.history.last(posted).Time.After(since) {
-		sleep(ctx, 10*time.Millisecond)
+		wait.For(ctx, 10*time.Millisecond)
 	}
 	r.history.add(event{Kind: recovery, Duration: trueTime().Sub(since)})
 }

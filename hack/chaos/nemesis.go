@@ -12,6 +12,8 @@ import (
 
 	"github.com/go-sql-driver/mysql"
 
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/elector"
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/wait"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
 
@@ -19,7 +21,7 @@ import (
 type world struct {
 	slots   []*slot
 	site    site
-	timings timings
+	timings elector.Timings
 	disk    string // the folder of a small file system in which the server is; "" if it is in a large one
 	heard   *history
 }
@@ -36,19 +38,19 @@ var candidateFaults = map[string]candidateFault{
 	"candidate paused":       pause(syscall.SIGCONT),
 	"candidate paused, then killed": func(ctx context.Context, w *world, s *slot, d time.Duration) error {
 		s.signal(syscall.SIGSTOP)
-		sleep(ctx, w.timings.LeaseDuration+d/2)
+		wait.For(ctx, w.timings.LeaseDuration+d/2)
 		return s.replace(syscall.SIGKILL)
 	},
 	"candidate paused, then SIGTERM": func(ctx context.Context, w *world, s *slot, d time.Duration) error {
 		s.signal(syscall.SIGSTOP)
-		sleep(ctx, w.timings.LeaseDuration+d/2)
+		wait.For(ctx, w.timings.LeaseDuration+d/2)
 		return s.replace(syscall.SIGTERM, syscall.SIGCONT)
 	},
 	"candidate cut off, then SIGTERM": func(ctx context.Context, _ *world, s *slot, d time.Duration) error {
 		s.proxy.Set(mysqltest.Network{HoldReplies: true})
-		sleep(ctx, d/4)
+		wait.For(ctx, d/4)
 		s.signal(syscall.SIGTERM)
-		sleep(ctx, d)
+		wait.For(ctx, d)
 		s.proxy.Cut() // what was held is lost
 		s.proxy.Set(mysqltest.Network{})
 		return s.replace()
@@ -90,12 +92,12 @@ var serverFaults = map[string]serverFault{
 		if err := server.Pause(); err != nil {
 			return err
 		}
-		sleep(ctx, d)
+		wait.For(ctx, d)
 		return server.Resume()
 	},
 	"all sessions killed": func(ctx context.Context, w *world, _ time.Duration) error { return w.killSessions(ctx) },
 	"sessions killed again and again": func(ctx context.Context, w *world, d time.Duration) error {
-		for end := trueTime().Add(d); trueTime().Before(end) && ctx.Err() == nil; sleep(ctx, w.timings.RetryPeriod/2) {
+		for end := trueTime().Add(d); trueTime().Before(end) && ctx.Err() == nil; wait.For(ctx, w.timings.RetryPeriod/2) {
 			if err := w.killSessions(ctx); err != nil {
 				return err
 			}
@@ -107,7 +109,7 @@ var serverFaults = map[string]serverFault{
 		for _, s := range w.slots {
 			s.proxy.Set(slow(100 * time.Millisecond))
 		}
-		sleep(ctx, w.timings.LeaseDuration+d)
+		wait.For(ctx, w.timings.LeaseDuration+d)
 		for _, s := range w.slots {
 			s.proxy.Set(mysqltest.Network{})
 		}
@@ -143,7 +145,7 @@ func fillDisk(ctx context.Context, w *world, d time.Duration) error {
 	if !errors.Is(err, syscall.ENOSPC) {
 		return errors.Join(err, ctx.Err(), file.Close(), os.Remove(path))
 	}
-	sleep(ctx, d)
+	wait.For(ctx, d)
 	if err := errors.Join(file.Close(), os.Remove(path)); err != nil {
 		return err
 	}
@@ -160,7 +162,7 @@ func restarted(end func(*mysqltest.Server) error) serverFault {
 		if err := end(server); err != nil {
 			return err
 		}
-		sleep(ctx, d/4)
+		wait.For(ctx, d/4)
 		return server.Restart(context.WithoutCancel(ctx))
 	}
 }
@@ -182,7 +184,7 @@ func (w *world) killSessions(ctx context.Context) error {
 func pause(then syscall.Signal) candidateFault {
 	return func(ctx context.Context, w *world, s *slot, d time.Duration) error {
 		s.signal(syscall.SIGSTOP)
-		sleep(ctx, w.timings.LeaseDuration/2+d)
+		wait.For(ctx, w.timings.LeaseDuration/2+d)
 		s.signal(then)
 		return nil
 	}
@@ -192,7 +194,7 @@ func pause(then syscall.Signal) candidateFault {
 func broken(n mysqltest.Network, drop bool) candidateFault {
 	return func(ctx context.Context, _ *world, s *slot, d time.Duration) error {
 		s.proxy.Set(n)
-		sleep(ctx, d)
+		wait.For(ctx, d)
 		if drop {
 			s.proxy.Cut()
 		}
@@ -208,7 +210,7 @@ func slow(d time.Duration) mysqltest.Network {
 func losing(l loss) candidateFault {
 	return func(ctx context.Context, _ *world, s *slot, d time.Duration) error {
 		s.proxy.lose(l)
-		sleep(ctx, d)
+		wait.For(ctx, d)
 		s.proxy.lose(loss{})
 		return nil
 	}
@@ -226,7 +228,7 @@ func locked(query string) serverFault {
 			if err := tx.QueryRowContext(ctx, query, election).Scan(&n); err != nil {
 				return err
 			}
-			sleep(ctx, d)
+			wait.For(ctx, d)
 			return nil
 		})
 	}
@@ -244,7 +246,7 @@ func reversible(ctx context.Context, w *world, d time.Duration, do, undo string)
 	}
 	err := exec(do)
 	if err == nil {
-		sleep(ctx, d)
+		wait.For(ctx, d)
 		return exec(undo)
 	}
 	_, _ = admin.ExecContext(always, undo) // it may have been done nevertheless
@@ -254,19 +256,12 @@ func reversible(ctx context.Context, w *world, d time.Duration, do, undo string)
 // insist repeats what the server does not get its locks for: a RENAME TABLE on MySQL 9.7, or a row that a transaction
 // holds whose candidate was cut off.
 func insist(ctx context.Context, try func() error) error {
-	for end := trueTime().Add(time.Minute); ; sleep(ctx, 100*time.Millisecond) {
+	for end := trueTime().Add(time.Minute); ; wait.For(ctx, 100*time.Millisecond) {
 		err := try()
 		var server *mysql.MySQLError
 		if !errors.As(err, &server) || server.Number != 1205 || trueTime().After(end) || ctx.Err() != nil {
 			return err
 		}
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
 	}
 }
 
@@ -278,7 +273,7 @@ func (w *world) inject(ctx context.Context, s *schedule) {
 	var all sync.WaitGroup
 	for _, f := range s.round() {
 		all.Go(func() {
-			sleep(ctx, f.after)
+			wait.For(ctx, f.after)
 			if ctx.Err() != nil {
 				return
 			}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"time"
+
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/wait"
 )
 
 // order is what a candidate is told while it runs.
@@ -43,6 +45,6 @@ func leaveTransaction(ctx context.Context, _ *world, s *slot, d time.Duration) e
 	if err := s.tell(order{LeaveOpen: ways[int(d)%len(ways)]}); err != nil {
 		return err
 	}
-	sleep(ctx, d)
+	wait.For(ctx, d)
 	return nil
 }

@@ -77,7 +77,7 @@ func (c *candidate) leaveOpen(statements []string) {
 	if c.lent == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), c.Timings.operation())
+	ctx, cancel := context.WithTimeout(context.Background(), c.Timings.Operation())
 	defer cancel()
 	var sessions []*sql.Conn
 	for range 1 + rand.IntN(3) { //nolint:gosec // a choice, not a secret

@@ -18,6 +18,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/elector"
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/wait"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
@@ -63,7 +65,7 @@ const (
 type rawClient struct {
 	db       *sql.DB
 	identity string
-	timings  timings
+	timings  elector.Timings
 	tag      int
 	wrap     func(*mysqllock.Lock, string) resourcelock.Interface
 	say      func(event)
@@ -81,14 +83,14 @@ func (c *rawClient) run(ctx context.Context) error {
 		name := fmt.Sprintf("raw-%d", trueTime().UnixNano()/rawPeriod.Nanoseconds())
 		if name != c.election {
 			lock, err := mysqllock.New(c.db, name, resourcelock.ResourceLockConfig{Identity: c.identity},
-				mysqllock.WithTimings(c.timings.LeaseDuration, c.timings.RenewDeadline, c.timings.RetryPeriod))
+				c.timings.Option())
 			if err != nil {
 				return err
 			}
 			c.lock, c.election, c.observed, c.missing, c.doubtful = c.wrap(lock, name), name, nil, false, nil
 		}
-		c.operate(context.WithoutCancel(ctx))                        // its own deadline ends it
-		sleep(ctx, time.Duration(10+rand.IntN(50))*time.Millisecond) //nolint:gosec // a pace, not a secret
+		c.operate(context.WithoutCancel(ctx))                           // its own deadline ends it
+		wait.For(ctx, time.Duration(10+rand.IntN(50))*time.Millisecond) //nolint:gosec // a pace, not a secret
 	}
 	return nil
 }

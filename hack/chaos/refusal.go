@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/go-sql-driver/mysql"
+
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/wait"
 )
 
 // refuseToServe has a server that is up refuse all that candidates ask of it, each product in its own way.
@@ -25,7 +27,7 @@ func refuseToServe(ctx context.Context, w *world, d time.Duration) error {
 	_, err := admin.ExecContext(always, `ALTER USER `+account+`@'%' ACCOUNT LOCK`)
 	if err == nil {
 		err = w.killSessions(always)
-		sleep(ctx, d)
+		wait.For(ctx, d)
 	}
 	_, undone := admin.ExecContext(always, `ALTER USER `+account+`@'%' ACCOUNT UNLOCK`)
 	return errors.Join(err, undone)
@@ -65,7 +67,7 @@ func useUpConnections(ctx context.Context, w *world, d time.Duration) error {
 			if full.IsZero() {
 				full = trueTime()
 			}
-			sleep(ctx, 5*time.Millisecond)
+			wait.For(ctx, 5*time.Millisecond)
 		case ctx.Err() == nil:
 			return err
 		}

@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"time"
+
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/elector"
 )
 
 // Who a fault hits, besides a slot by its number.
@@ -25,7 +27,7 @@ type injection struct {
 type schedule struct {
 	random          *rand.Rand
 	slots           int
-	timings         timings
+	timings         elector.Timings
 	candidateFaults map[string]candidateFault
 	serverFaults    map[string]serverFault // of any server
 	siteFaults      map[string]serverFault // of these servers together: half of all

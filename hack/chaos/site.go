@@ -11,6 +11,7 @@ import (
 
 	"github.com/go-sql-driver/mysql"
 
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/wait"
 	"github.com/mysqllock/go-leaderelection-mysql/hack/servers"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
@@ -184,7 +185,7 @@ func (n node) sessions(ctx context.Context) (ids []int64, err error) {
 
 // sessionsLeft waits until the servers have dropped the candidates' sessions.
 func (s *site) sessionsLeft(ctx context.Context) (n int, err error) {
-	for end := trueTime().Add(10 * time.Second); trueTime().Before(end); sleep(ctx, 100*time.Millisecond) {
+	for end := trueTime().Add(10 * time.Second); trueTime().Before(end); wait.For(ctx, 100*time.Millisecond) {
 		n, err = 0, nil
 		for _, node := range s.nodes {
 			ids, failed := node.sessions(ctx)
@@ -205,7 +206,7 @@ var pairFaults = map[string]serverFault{
 		if err := w.site.pair.Hold(always); err != nil {
 			return err
 		}
-		sleep(ctx, d)
+		wait.For(ctx, d)
 		err := w.promote(always)
 		w.heard.add(event{Kind: lost, Duration: trueTime().Sub(from)})
 		if err != nil {
@@ -249,7 +250,7 @@ var galeraFaults = map[string]serverFault{
 		if err := w.site.cluster.Isolate(always, server, true); err != nil {
 			return err
 		}
-		sleep(ctx, 2*w.timings.LeaseDuration+d) // it takes a while to notice
+		wait.For(ctx, 2*w.timings.LeaseDuration+d) // it takes a while to notice
 		if err := w.site.cluster.Isolate(always, server, false); err != nil {
 			return fmt.Errorf("join again: %w", err)
 		}

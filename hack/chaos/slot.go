@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/wait"
 )
 
 // slot is where candidates run, one after the other, each with an identity of its own.
@@ -110,7 +112,7 @@ func (s *slot) setClock(ctx context.Context, o clockOrder, d time.Duration) erro
 	if err := s.tell(order{Clock: &o}); err != nil {
 		return err
 	}
-	sleep(ctx, d)
+	wait.For(ctx, d)
 	err := s.tell(order{Clock: &clockOrder{Rate: 1}})
 	if o.Rate != 1 {
 		// Until it has obeyed, that is.

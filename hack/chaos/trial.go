@@ -64,7 +64,7 @@ type trial struct {
 func (t *trial) lock(ctx context.Context) (resourcelock.Interface, *mysqllock.Lock, error) {
 	t.number++
 	fenced, err := mysqllock.New(t.db, t.election, resourcelock.ResourceLockConfig{Identity: fmt.Sprintf("%s%d", t.Identity, t.number)},
-		mysqllock.WithTimings(t.Timings.LeaseDuration, t.Timings.RenewDeadline, t.Timings.RetryPeriod))
+		t.Timings.Option())
 	if err != nil {
 		return nil, nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/wait"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
 
@@ -55,7 +56,7 @@ var serverFaults = []breakage{
 		if err := f.server.Pause(); err != nil {
 			return err
 		}
-		sleep(ctx, d)
+		wait.For(ctx, d)
 		return f.server.Resume()
 	}},
 	{"server killed (-9) and restarted", func(ctx context.Context, f *fleet, _ *workerProcess, _ time.Duration) error {
@@ -73,7 +74,7 @@ var serverFaults = []breakage{
 		if _, err := conn.ExecContext(ctx, "LOCK TABLES election_records WRITE"); err != nil {
 			return err
 		}
-		sleep(ctx, d)
+		wait.For(ctx, d)
 		_, err = conn.ExecContext(context.WithoutCancel(ctx), "UNLOCK TABLES")
 		return err
 	}},
@@ -85,13 +86,13 @@ var serverFaults = []breakage{
 var processFaults = []breakage{
 	{"network of a process black-holed, then delivered", func(ctx context.Context, _ *fleet, w *workerProcess, d time.Duration) error {
 		w.proxy.Set(mysqltest.Network{HoldRequests: true, HoldReplies: true})
-		sleep(ctx, d)
+		wait.For(ctx, d)
 		w.proxy.Set(mysqltest.Network{})
 		return nil
 	}},
 	{"network of a process refused", func(ctx context.Context, _ *fleet, w *workerProcess, d time.Duration) error {
 		w.proxy.Set(mysqltest.Network{Refuse: true})
-		sleep(ctx, d)
+		wait.For(ctx, d)
 		w.proxy.Set(mysqltest.Network{})
 		return nil
 	}},
@@ -99,7 +100,7 @@ var processFaults = []breakage{
 		if err := w.signal(syscall.SIGSTOP); err != nil {
 			return err
 		}
-		sleep(ctx, d)
+		wait.For(ctx, d)
 		return w.signal(syscall.SIGCONT)
 	}},
 }
@@ -129,7 +130,7 @@ func (f *fleet) torment(ctx context.Context, counts map[string]int) (outages []o
 	killed := make(chan int)
 	go func() {
 		n := 0
-		for ; killing.Err() == nil; sleep(killing, time.Second) {
+		for ; killing.Err() == nil; wait.For(killing, time.Second) {
 			if f.killConnections(killing, 0.05) == nil { // it fails while the server is away
 				n++
 			}
@@ -158,7 +159,7 @@ func (f *fleet) torment(ctx context.Context, counts map[string]int) (outages []o
 			return outages, err
 		}
 		before := f.countLost()
-		sleep(ctx, f.timings.RetryPeriod+2*f.timings.operation())
+		wait.For(ctx, f.timings.RetryPeriod+2*f.timings.Operation())
 		for _, fault := range faults {
 			progress("process %2d, %5.2f s: %s", fault.process, fault.ended.Sub(fault.began).Seconds(), fault.kind)
 		}
@@ -183,7 +184,7 @@ func (f *fleet) countLost() (n int) {
 
 // killConnections ends a share of the workers' sessions.
 func (f *fleet) killConnections(ctx context.Context, share float64) error {
-	ctx, cancel := context.WithTimeout(ctx, f.timings.operation())
+	ctx, cancel := context.WithTimeout(ctx, f.timings.Operation())
 	defer cancel()
 	rows, err := f.admin.QueryContext(ctx, "SELECT id FROM information_schema.processlist WHERE user = 'load'")
 	if err != nil {
@@ -247,7 +248,7 @@ func (f *fleet) isExplained(e event, outages []outage) bool {
 	process := (e.Election + e.Candidate) % f.processes
 	for _, o := range outages {
 		hit := o.process == everyProcess || o.process == process
-		if hit && o.ended.Sub(o.began) > f.timings.survivable() && o.began.Before(e.Time) && e.Time.Before(o.ended.Add(f.timings.LeaseDuration)) {
+		if hit && o.ended.Sub(o.began) > f.survivable() && o.began.Before(e.Time) && e.Time.Before(o.ended.Add(f.timings.LeaseDuration)) {
 			return true
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/wait"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
@@ -145,7 +146,7 @@ const leaderLimit = 3 * time.Minute
 
 // waitForLeaders waits until every election has a leader, and returns how many have.
 func (f *fleet) waitForLeaders(ctx context.Context) (led int, err error) {
-	for began, told := time.Now(), time.Now(); ; sleep(ctx, 20*time.Millisecond) {
+	for began, told := time.Now(), time.Now(); ; wait.For(ctx, 20*time.Millisecond) {
 		f.mu.Lock()
 		led = f.led
 		f.mu.Unlock()

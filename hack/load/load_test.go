@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/elector"
 )
 
 func TestMain(m *testing.M) {
@@ -25,7 +27,7 @@ func TestMain(m *testing.M) {
 func TestElectionsKeepTheirLeadersUnderFaults(t *testing.T) {
 	t.Parallel()
 	s := settings{
-		elections: 20, candidates: 3, processes: 2, pool: 10, timings: defaultTimings,
+		elections: 20, candidates: 3, processes: 2, pool: 10, timings: elector.Default,
 		window: 4 * time.Second, spread: time.Second, durability: durable, faults: true, outage: 2 * time.Second,
 		seed: uint64(time.Now().UnixNano()),
 	}
@@ -57,7 +59,7 @@ func TestElectionsKeepTheirLeadersUnderFaults(t *testing.T) {
 func TestALeaseThatIsLostIsCounted(t *testing.T) {
 	t.Parallel()
 	s := settings{
-		elections: 5, candidates: 2, processes: 1, pool: 10, timings: timings{3 * time.Second, 2 * time.Second, 300 * time.Millisecond},
+		elections: 5, candidates: 2, processes: 1, pool: 10, timings: elector.Tight,
 		window: time.Millisecond, spread: time.Millisecond, durability: relaxed, faults: true, outage: 10 * time.Second,
 	}
 	for ; ; s.seed++ { // until the first fault is a pause that no lease survives
@@ -100,7 +102,7 @@ func TestALostLeaseNeedsAnOutageThatExplainsIt(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			f := &fleet{settings: settings{processes: 2, timings: defaultTimings}}
+			f := &fleet{settings: settings{processes: 2, timings: elector.Default}}
 			f.events = append(test.events, lease(leads, 0, -1), lease(lost, 0, 12))
 			w := &window{began: began, ended: at(60)}
 			f.judge(w, test.outages)

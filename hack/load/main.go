@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/go-sql-driver/mysql"
+
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/elector"
 )
 
 func main() {
@@ -24,7 +26,7 @@ func main() {
 		}
 		return
 	}
-	s := settings{timings: defaultTimings}
+	s := settings{timings: elector.Default}
 	elections, processes, pools := numbers{100, 1000}, numbers{1}, numbers{10}
 	flag.Var(&elections, "elections", "how many; several numbers, with commas, are several runs, as in the next two flags")
 	flag.Var(&processes, "processes", "how many share the candidates")
@@ -43,7 +45,7 @@ func main() {
 		if flag.NArg() > 0 || !slices.Contains(durabilities, s.durability) {
 			return errors.New("-durability is " + strings.Join(durabilities, ", ") + ", and there are no arguments besides the flags; see -help")
 		}
-		if longest := s.timings.survivable(); s.outage <= 0 || s.outage > longest {
+		if longest := s.survivable(); s.outage <= 0 || s.outage > longest {
 			return fmt.Errorf("-outage is more than 0 and at most %v, which the timings survive", longest)
 		}
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -4,10 +4,11 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/machine"
 )
 
 // report prints the results as Markdown.
@@ -19,7 +20,7 @@ func report(out io.Writer, arguments []string, results []*result) error {
 	first := results[0]
 	fmt.Fprintf(&b, "`hack/load.sh %s`, %s\n\n", strings.Join(arguments, " "), time.Now().UTC().Format(time.DateOnly))
 	fmt.Fprintf(&b, "%s, `%s`; %s, shared by server and processes. %d candidates in each election; LeaseDuration %v, RenewDeadline %v, RetryPeriod %v; "+
-		"measured for %v.\n\n", first.version, strings.Join(first.serverArguments(), " "), describeMachine(runtime.NumCPU()), first.candidates,
+		"measured for %v.\n\n", first.version, strings.Join(first.serverArguments(), " "), machine.Describe(), first.candidates,
 		first.timings.LeaseDuration, first.timings.RenewDeadline, first.timings.RetryPeriod, first.window)
 
 	type row struct {
@@ -75,7 +76,7 @@ func report(out io.Writer, arguments []string, results []*result) error {
 		for _, o := range r.outages {
 			longest = max(longest, o.ended.Sub(o.began))
 		}
-		fmt.Fprintf(&b, "\nFaults in the second window, seed %d, the longest %v (these timings survive %v):\n\n", r.seed, short(longest), r.timings.survivable())
+		fmt.Fprintf(&b, "\nFaults in the second window, seed %d, the longest %v (these timings survive %v):\n\n", r.seed, short(longest), r.survivable())
 		for _, kind := range slices.Sorted(maps.Keys(r.counts)) {
 			fmt.Fprintf(&b, "- %d x %s\n", r.counts[kind], kind)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/wait"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
 
@@ -58,13 +59,13 @@ func run(ctx context.Context, s settings) (r *result, err error) {
 	}
 	r.started = time.Since(began)
 	progress("%d of %d elections have a leader after %v", r.led, s.elections, r.started.Round(time.Millisecond))
-	sleep(ctx, time.Until(began.Add(s.spread+2*s.timings.RetryPeriod))) // until all candidates have started, and a bit
+	wait.For(ctx, time.Until(began.Add(s.spread+2*s.timings.RetryPeriod))) // until all candidates have started, and a bit
 
 	quiet := s.window
 	if s.faults {
 		quiet = min(quiet, time.Minute) // long enough to compare with
 	}
-	if r.quiet, err = f.measure(ctx, func() error { sleep(ctx, quiet); return nil }); err != nil {
+	if r.quiet, err = f.measure(ctx, func() error { wait.For(ctx, quiet); return nil }); err != nil {
 		return nil, err
 	}
 	if s.faults {
@@ -99,11 +100,4 @@ func run(ctx context.Context, s settings) (r *result, err error) {
 	r.stopped = time.Since(stopping)
 	progress("all candidates ended after %v", r.stopped.Round(time.Millisecond))
 	return r, nil
-}
-
-func sleep(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
-	}
 }

@@ -3,12 +3,14 @@ package main
 import (
 	"fmt"
 	"time"
+
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/elector"
 )
 
 // settings are those of one run.
 type settings struct {
 	elections, candidates, processes, pool int
-	timings                                timings
+	timings                                elector.Timings
 	window, spread                         time.Duration
 	durability                             string
 	batch                                  bool
@@ -43,15 +45,7 @@ func (s settings) serverArguments() []string {
 	}
 }
 
-// timings are an elector's.
-type timings struct{ LeaseDuration, RenewDeadline, RetryPeriod time.Duration }
-
-var defaultTimings = timings{15 * time.Second, 10 * time.Second, 2 * time.Second} // client-go's
-
-// operation is how long one of the lock's operations may take.
-func (t timings) operation() time.Duration {
-	return (t.LeaseDuration - t.RenewDeadline - t.RetryPeriod) / 2
-}
-
 // survivable is the longest outage that costs no lease: at its end the elector must have the time for one more try.
-func (t timings) survivable() time.Duration { return t.RenewDeadline - t.RetryPeriod - t.operation() }
+func (s settings) survivable() time.Duration {
+	return s.timings.RenewDeadline - s.timings.RetryPeriod - s.timings.Operation()
+}

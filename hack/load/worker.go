@@ -24,6 +24,7 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/klog/v2"
 
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/elector"
 	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/machine"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
@@ -37,7 +38,7 @@ type orders struct {
 	DSN                         string
 	Process, Processes          int
 	Elections, Candidates, Pool int
-	Timings                     timings
+	Timings                     elector.Timings
 	Spread                      time.Duration
 	Batch                       bool
 	Profiles                    string
@@ -175,7 +176,7 @@ func runWorker(commands io.Reader, events io.Writer) error {
 
 // newLock is the lock of a candidate.
 func (w *worker) newLock(election, candidate int) (*mysqllock.Lock, error) {
-	options := []mysqllock.Option{mysqllock.WithTimings(w.Timings.LeaseDuration, w.Timings.RenewDeadline, w.Timings.RetryPeriod)}
+	options := []mysqllock.Option{w.Timings.Option()}
 	if w.Batch {
 		options = append(options, mysqllock.WithBatch(&w.batch))
 	}
@@ -194,21 +195,14 @@ func (w *worker) compete(ctx context.Context, election, candidate int) {
 	if err != nil {
 		panic(err) // nothing of it comes from outside
 	}
-	config := leaderelection.LeaderElectionConfig{
-		Lock:          &watchedLock{Lock: lock, worker: w, campaign: ctx, election: election, candidate: candidate},
-		LeaseDuration: w.Timings.LeaseDuration, RenewDeadline: w.Timings.RenewDeadline, RetryPeriod: w.Timings.RetryPeriod,
-		ReleaseOnCancel: true,
-		Callbacks: leaderelection.LeaderCallbacks{
-			OnStartedLeading: func(context.Context) {},
-			OnStoppedLeading: func() {},
-		},
-	}
+	watched := &watchedLock{Lock: lock, worker: w, campaign: ctx, election: election, candidate: candidate}
+	callbacks := leaderelection.LeaderCallbacks{OnStartedLeading: func(context.Context) {}, OnStoppedLeading: func() {}}
 	for ctx.Err() == nil {
-		elector, err := leaderelection.NewLeaderElector(config)
+		e, err := w.Timings.New(watched, callbacks)
 		if err != nil {
 			panic(err) // nothing of it comes from outside
 		}
-		elector.Run(ctx)
+		e.Run(ctx)
 	}
 }
 
@@ -275,21 +269,12 @@ func (l *watchedLock) watch(began time.Time, times *counters, err error) {
 	}
 }
 
-// watchClock finds out for how long this process did not run, whoever's fault that was.
+// watchClock finds out for how long this process did not run.
 func (w *worker) watchClock(ctx context.Context) {
 	const pace = 20 * time.Millisecond
-	tick := time.NewTicker(pace)
-	defer tick.Stop()
-	last := time.Now()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			w.starved.Store(max(w.starved.Load(), int64(time.Since(last)-pace)))
-			last = time.Now()
-		}
-	}
+	machine.WatchStalls(ctx, pace, func(passed time.Duration) {
+		w.starved.Store(max(w.starved.Load(), int64(passed-pace)))
+	})
 }
 
 func (w *worker) begin() error {

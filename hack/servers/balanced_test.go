@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/elector"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
@@ -54,11 +55,9 @@ var pools = []struct {
 }
 
 // The elector's timings, and in how much time a server's leaving may be noticed.
-const (
-	leaseDuration = 6 * time.Second
-	renewDeadline = 4 * time.Second
-	retryPeriod   = 500 * time.Millisecond
-	fewRetries    = 5 * retryPeriod
+var (
+	timings    = elector.Timings{LeaseDuration: 6 * time.Second, RenewDeadline: 4 * time.Second, RetryPeriod: 500 * time.Millisecond}
+	fewRetries = 5 * timings.RetryPeriod
 )
 
 // runner is a candidate whose elector runs until stop, or until the test ends.
@@ -75,20 +74,17 @@ func (r *runner) leads() bool { return r.began.Load() > r.ended.Load() }
 // run starts a candidate.
 func run(t *testing.T, db *sql.DB, name, identity string) *runner {
 	t.Helper()
-	lock, err := mysqllock.New(db, name, resourcelock.ResourceLockConfig{Identity: identity}, mysqllock.WithTimings(leaseDuration, renewDeadline, retryPeriod))
+	lock, err := mysqllock.New(db, name, resourcelock.ResourceLockConfig{Identity: identity}, timings.Option())
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	r := &runner{Lock: lock, stop: func() { cancel(); <-done }}
-	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Lock: lock, LeaseDuration: leaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod, ReleaseOnCancel: true,
-		Callbacks: leaderelection.LeaderCallbacks{
-			OnStartedLeading: func(context.Context) { r.began.Add(1) },
-			OnStoppedLeading: func() { r.ended.Store(r.began.Load()) },
-			OnNewLeader:      func(string) { r.polls.Store(true) },
-		},
+	e, err := timings.New(lock, leaderelection.LeaderCallbacks{
+		OnStartedLeading: func(context.Context) { r.began.Add(1) },
+		OnStoppedLeading: func() { r.ended.Store(r.began.Load()) },
+		OnNewLeader:      func(string) { r.polls.Store(true) },
 	})
 	if err != nil {
 		cancel()
@@ -96,7 +92,7 @@ func run(t *testing.T, db *sql.DB, name, identity string) *runner {
 	}
 	go func() {
 		defer close(done)
-		elector.Run(ctx)
+		e.Run(ctx)
 	}()
 	t.Cleanup(r.stop)
 	return r

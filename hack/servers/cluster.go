@@ -10,14 +10,10 @@ import (
 	"net"
 	"slices"
 	"strconv"
-	"time"
 
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
-
-// joinLimit is how long is waited for a node to join the others, if the caller's context does not end before.
-const joinLimit = 2 * time.Minute
 
 // start starts n servers, one after the other: a machine that is busy with several might take too long for each.
 func start(ctx context.Context, n int, options func(i int) mysqltest.Options) (nodes []*mysqltest.Server, err error) {
@@ -70,25 +66,6 @@ func status(ctx context.Context, node *mysqltest.Server, variable string) (value
 		return db.QueryRowContext(ctx, `SHOW GLOBAL STATUS LIKE '`+variable+`'`).Scan(&name, &value)
 	})
 	return value, err
-}
-
-// wait waits until condition holds.
-func wait(ctx context.Context, what string, condition func(context.Context) (bool, error)) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, joinLimit, fmt.Errorf("not within %v", joinLimit))
-	defer cancel()
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		ok, err := condition(ctx)
-		if ok && err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return errors.Join(fmt.Errorf("%s: %w", what, context.Cause(ctx)), err)
-		case <-tick.C:
-		}
-	}
 }
 
 // freePort returns a port of loopback that is free now: below those of package mysqltest, and far below those that the

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/wait"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
 
@@ -141,7 +142,7 @@ func (g *Galera) Synced(ctx context.Context) error {
 }
 
 func (*Galera) synced(ctx context.Context, node *mysqltest.Server, size int) error {
-	return wait(ctx, "a node of the Galera cluster is in step with the others", func(ctx context.Context) (bool, error) {
+	return wait.Until(ctx, "a node of the Galera cluster is in step with the others", func(ctx context.Context) (bool, error) {
 		n, err := status(ctx, node, "wsrep_cluster_size")
 		if err != nil {
 			return false, err

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/wait"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
 
@@ -91,7 +92,7 @@ func startGroup(ctx context.Context, n int) (_ *Group, err error) {
 
 // online waits until a node sees that many nodes at work.
 func (*Group) online(ctx context.Context, node *mysqltest.Server, size int) error {
-	return wait(ctx, "a node of the group is online", func(ctx context.Context) (bool, error) {
+	return wait.Until(ctx, "a node of the group is online", func(ctx context.Context) (bool, error) {
 		var n int
 		err := with(node, func(db *sql.DB) error {
 			return db.QueryRowContext(ctx, `SELECT COUNT(*) FROM performance_schema.replication_group_members WHERE member_state = 'ONLINE'`).Scan(&n)

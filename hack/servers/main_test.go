@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/wait"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
@@ -76,7 +77,7 @@ func entry(text string) func(context.Context, *sql.Tx) error {
 // eventually waits until condition holds.
 func eventually(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	if err := wait(t.Context(), what, func(context.Context) (bool, error) { return condition(), nil }); err != nil {
+	if err := wait.Until(t.Context(), what, func(context.Context) (bool, error) { return condition(), nil }); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -152,6 +152,9 @@ func testRaces(t *testing.T, dbs []*sql.DB) {
 			t.Fatalf("round %d: the fencing token of a new term is %d, after %d", round, now, previous)
 		}
 		leader = winners[0]
+		if _, _, err := leader.FenceCondition(); err == nil || errors.Is(err, mysqllock.ErrNotLeader) {
+			t.Fatalf("round %d: FenceCondition is not refused where a read lock is not enough: %v", round, err)
+		}
 		everywhere(t, dbs, leader)
 	}
 	t.Logf("%d rounds of %d candidates; wins by node: %v; the others: %v", rounds, len(candidates), wins, outcomes)

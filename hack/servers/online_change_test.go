@@ -68,7 +68,7 @@ func TestElectionsGoOnWhileTheirTablesAreChangedOnline(t *testing.T) {
 			return len(leaders) > 0
 		})
 		// After a release it takes a retry, or two.
-		if took := time.Since(since); took > leaseDuration/2 {
+		if took := time.Since(since); took > timings.LeaseDuration/2 {
 			t.Errorf("nobody led for %v", took)
 		}
 		if len(leaders) > 1 {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/wait"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
 
@@ -110,7 +111,7 @@ func (p *ReplicaPair) CatchUp(ctx context.Context) error {
 	if err := with(p.Primary, func(db *sql.DB) error { return db.QueryRowContext(ctx, position).Scan(&gtids) }); err != nil {
 		return err
 	}
-	return wait(ctx, "the replica has what the primary has", func(ctx context.Context) (ok bool, err error) {
+	return wait.Until(ctx, "the replica has what the primary has", func(ctx context.Context) (ok bool, err error) {
 		err = with(p.Replica, func(db *sql.DB) error { return db.QueryRowContext(ctx, reached, gtids).Scan(&ok) })
 		return ok, err
 	})

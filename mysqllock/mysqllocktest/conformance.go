@@ -479,6 +479,11 @@ func condition(t *testing.T, lock *mysqllock.Lock) (string, []any) {
 	return condition, args
 }
 
+// fencedEntry is a statement with a condition: parameters (entry, those of the condition).
+func fencedEntry(condition string) string {
+	return `INSERT INTO mysqllocktest_ledger (entry) SELECT ? FROM DUAL WHERE ` + condition
+}
+
 func (s *suite) fencesStatements(t *testing.T) {
 	db := s.open(t)
 	leader, other := s.lock(t, db, "fenced", "leader"), s.lock(t, db, "fenced", "other")
@@ -488,7 +493,7 @@ func (s *suite) fencesStatements(t *testing.T) {
 		return
 	}
 	write := func(entry string) int64 {
-		result, err := db.ExecContext(t.Context(), `INSERT INTO mysqllocktest_ledger (entry) SELECT ? FROM DUAL WHERE `+condition, append([]any{s.prefix + entry}, args...)...)
+		result, err := db.ExecContext(t.Context(), fencedEntry(condition), append([]any{s.prefix + entry}, args...)...)
 		must(t, "a fenced statement", err)
 		n, err := result.RowsAffected()
 		must(t, "RowsAffected", err)
@@ -515,7 +520,7 @@ func (s *suite) pinsByStatements(t *testing.T) {
 	tx, err := db.BeginTx(t.Context(), &sql.TxOptions{Isolation: sql.LevelReadCommitted})
 	must(t, "BEGIN", err)
 	defer func() { _ = tx.Rollback() }() // after the commit: nothing
-	_, err = tx.ExecContext(t.Context(), `INSERT INTO mysqllocktest_ledger (entry) SELECT ? FROM DUAL WHERE `+condition, append([]any{s.prefix + "pinned"}, args...)...)
+	_, err = tx.ExecContext(t.Context(), fencedEntry(condition), append([]any{s.prefix + "pinned"}, args...)...)
 	must(t, "a fenced statement", err)
 	get(t, other)
 	if err := other.Update(t.Context(), record("other")); err == nil {

@@ -1,4 +1,5 @@
-// Package machine tells what processes use of the machine's processors and memory. Of other processes only Linux tells.
+// Package machine reports what processes use of the machine's processors and memory, and for how long one did not run.
+// What other processes use is known on Linux alone.
 package machine
 
 import (

@@ -95,8 +95,13 @@ func rows(elections []mysqllock.Election, wide bool, marked map[string]bool) [][
 		}
 		state, style := stateOf(e)
 		row := []cell{
-			{printable(e.Name), plain}, {leader, plain}, {state, style}, ready, {since, plain},
-			{short(e.Age) + " ago", plain}, {fmt.Sprint(e.FencingToken), plain},
+			{printable(e.Name), plain},
+			{leader, plain},
+			{state, style},
+			ready,
+			{since, plain},
+			{short(e.Age) + " ago", plain},
+			{fmt.Sprint(e.FencingToken), plain},
 		}
 		if wide {
 			row = append(row, cell{short(e.LeaseDuration), plain}, cell{fmt.Sprint(e.LeaderTransitions), plain},

@@ -1,13 +1,14 @@
-package main
+package machine
 
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 )
 
-// describeMachine is the processor and their number.
-func describeMachine(processors int) string {
+// Describe names this machine's processors and their number.
+func Describe() string {
 	model := "processors"
 	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
 		for line := range strings.Lines(string(info)) {
@@ -17,5 +18,5 @@ func describeMachine(processors int) string {
 			}
 		}
 	}
-	return fmt.Sprintf("%d x %s", processors, model)
+	return fmt.Sprintf("%d x %s", runtime.NumCPU(), model)
 }
