@@ -16,10 +16,8 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqllocktest"
 )
 
-// This file shows what goes wrong with client-go's stock elector on a lock that does no more than
-// LeaseLock does (see mysqllocktest.ReferenceLock), and that it does not with a Lock. The networks
-// fail by means of a proxy, the rest is real. What is measured is for how long two candidates led
-// at once, as they believed themselves: from OnStartedLeading to OnStoppedLeading.
+// A contest is one election under a hazard. One that went wrong while the machine stood still is
+// held again.
 
 // together runs tests at the same time, however many processors there are: t.Parallel runs no more
 // at once than there are, and these mostly wait.

@@ -14,6 +14,8 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
+// One runner of client-go's own elector, and the timings that tests give it.
+
 // cadence is the timings of an elector: LeaseDuration, RenewDeadline and RetryPeriod.
 type cadence struct{ lease, renewDeadline, retry time.Duration }
 

@@ -16,6 +16,8 @@ import (
 	"pgregory.net/rapid"
 )
 
+// What property tests draw from: sessions, names and records.
+
 // session is one way in which a user may have set up a pool.
 type session struct {
 	name string

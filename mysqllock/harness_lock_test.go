@@ -19,6 +19,8 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
+// Calls of one Lock, by hand.
+
 // record is one that holds the lease for the given candidate.
 func record(identity string) resourcelock.LeaderElectionRecord {
 	now := metav1.NewTime(time.Now().UTC().Truncate(time.Microsecond))

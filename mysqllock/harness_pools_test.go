@@ -12,6 +12,8 @@ import (
 	"github.com/go-sql-driver/mysql"
 )
 
+// Pools that a user may have made, and that a test can watch or spoil.
+
 // pools are the two kinds of pools that a lock may be given.
 var pools = map[string]func(testing.TB, *mysql.Config) *sql.DB{
 	"Open":      open,

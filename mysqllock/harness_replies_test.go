@@ -14,6 +14,8 @@ import (
 	"github.com/go-sql-driver/mysql"
 )
 
+// Clients whose replies come too late, and who wait for them all the same.
+
 // stubborn is a client's network on which the reply to one packet takes its time and then arrives,
 // whatever the client does: closing the connection does not end the wait. So it is for a process
 // that is paused while the reply is on its way, and with a driver that heeds no deadline. After

@@ -10,6 +10,8 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
+// What the tables and the server say.
+
 // table is the result of a query as text, one row a line.
 func table(t testing.TB, db *sql.DB, query string, args ...any) string {
 	t.Helper()

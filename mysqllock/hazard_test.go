@@ -19,6 +19,11 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqllocktest"
 )
 
+// This file shows what goes wrong with client-go's stock elector on a lock that does no more than
+// LeaseLock does (see mysqllocktest.ReferenceLock), and that it does not with a Lock. The networks
+// fail by means of a proxy, the rest is real. What is measured is for how long two candidates led
+// at once, as they believed themselves: from OnStartedLeading to OnStoppedLeading.
+
 // rereading releases as newer electors do (v0.37.2): it reads the row, still goes by what it
 // believed before, and tries again on a Conflict. The elector of v0.31 only writes.
 type rereading struct {

@@ -15,6 +15,8 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
+// This file is about servers and networks that fail while an operation is under way.
+
 func TestDeadlineIsNotWaitedForWhenAServerGoesAwayInMidStatement(t *testing.T) {
 	db, config := newTables(t)
 	account := newAccount(t, config, ordinary...)

@@ -13,6 +13,8 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
+// This file is about writes of which nobody can say whether the server has done them.
+
 // A person who reads that an outcome is unknown goes and looks. It is said of no read, and of no
 // write that had no connection.
 func TestErrorSaysThatTheOutcomeIsUnknownOnlyOfAWriteThatWasSent(t *testing.T) {

@@ -18,6 +18,9 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
+// This file is about all kinds of sessions that a user may have: an election goes the same way in
+// each.
+
 // collations are those of the list that the server knows.
 func collations(t testing.TB) []string {
 	t.Helper()

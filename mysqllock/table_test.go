@@ -12,6 +12,8 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
+// This file is about what Migrate takes for its own table, and what it refuses.
+
 func TestMigrateRunsSchema(t *testing.T) {
 	t.Parallel()
 	var sent []string
