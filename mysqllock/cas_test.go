@@ -292,7 +292,7 @@ func TestCASDoesNotMatchTheSameVersionOfAnotherHolder(t *testing.T) {
 }
 
 // swapRaces lets n locks race to replace the row that all of them observed, and demands one winner
-// in each round. It tells how often the others lost and how often they were turned away as busy.
+// in each round. It logs how often the others lost and how often they were turned away as busy.
 func swapRaces(t testing.TB, db *sql.DB, election string, n, rounds int) {
 	t.Helper()
 	ctx := t.Context()

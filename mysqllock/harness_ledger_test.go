@@ -215,8 +215,8 @@ func (s *stage) count(attempts map[attemptKey]*attempt, which func(attemptKey, *
 	return n
 }
 
-// ledgerCandidate is one machine. On it runs, most of the time, a process: an elector, and while that
-// leads, two writers.
+// ledgerCandidate is one machine. On it runs, most of the time, a process: an elector, and while
+// that leads, two writers.
 type ledgerCandidate struct {
 	stage    *stage
 	name     string

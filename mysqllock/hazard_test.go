@@ -253,9 +253,9 @@ func releaseAfterTakeover(c *contest) hazardResult {
 	return o
 }
 
-// intruded reports whether one of the others begins to lead beside the successor, whose next renewal
-// is a bit late. That is only so that the hazard shows every time: otherwise it is a race of the
-// successor's renewal against the others' polls.
+// intruded reports whether one of the others begins to lead beside the successor. The successor's
+// next renewal is a bit late, so that the hazard shows every time: otherwise that renewal races
+// against the others' polls.
 func intruded(c *contest, successor *candidate, others []*candidate) hazardResult {
 	for _, f := range others {
 		f.pauseAfterUpdate(false)

@@ -20,8 +20,8 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// This file is about sessions that are unfit for an operation: they are discarded, or refused if all
-// are.
+// This file is about sessions that are unfit for an operation: they are discarded, and an error if
+// all are.
 
 // Whatever the operation, it is done at once, in another session, and another session sees it.
 func TestSessionThatIsUnfitIsDiscardedAndTheOperationDoneInAnother(t *testing.T) {
