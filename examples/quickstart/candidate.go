@@ -131,11 +131,11 @@ func runCandidate(args []string) error {
 // lead is the work that one process at most may do at a time. It must return as
 // soon as ctx ends: then the lease is lost, or about to be given back.
 func lead(ctx context.Context, lock *mysqllock.Lock, work *sql.DB, tell func(what, detail string)) {
+	post := make(chan os.Signal, 1)
+	signal.Notify(post, syscall.SIGUSR1) // before anybody knows that this one leads, and sends it
+	defer signal.Stop(post)
 	tell(startedLeading, "")
 	defer tell(stoppedLeading, "")
-	post := make(chan os.Signal, 1)
-	signal.Notify(post, syscall.SIGUSR1)
-	defer signal.Stop(post)
 	for {
 		select {
 		case <-ctx.Done():

@@ -9,7 +9,6 @@ import (
 	"io"
 	"net/url"
 	"os"
-	"os/exec"
 	"os/signal"
 	"strings"
 	"sync"
@@ -19,6 +18,7 @@ import (
 	"github.com/go-sql-driver/mysql"
 	"go.etcd.io/etcd/server/v3/embed"
 
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/child"
 	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/elector"
 	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/wait"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
@@ -36,56 +36,36 @@ type childConfig struct {
 	Timings   elector.Timings
 }
 
-// child is a process that does what its config says. It says when it is ready, by lines.
-type child struct {
-	process *exec.Cmd
-	stdin   io.Closer // its end ends the child
-	lines   chan string
-	folder  string // its own, deleted at its end
+// benchChild is a process that does what its config says. It says when it is ready, by lines.
+type benchChild struct {
+	*child.Process
+
+	lines  chan string
+	folder string // its own, deleted at its end
 }
 
-func startChild(ctx context.Context, config childConfig) (*child, error) {
-	program, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
+func startChild(ctx context.Context, config childConfig) (*benchChild, error) {
 	folder, err := os.MkdirTemp("", "bench-")
 	if err != nil {
 		return nil, err
 	}
-	c := &child{folder: folder, lines: make(chan string, 1000)}
-	c.process = exec.CommandContext(ctx, program, childArgument)
-	c.process.Env = append(os.Environ(), "TMPDIR="+folder)
-	c.process.Stderr = os.Stderr
-	stdin, err := c.process.StdinPipe()
+	c := &benchChild{folder: folder, lines: make(chan string, 1000)}
+	c.Process, err = child.Start(ctx, childArgument, config, func(line []byte) error {
+		c.lines <- string(line)
+		return nil
+	}, "TMPDIR="+folder)
 	if err != nil {
-		return nil, err
-	}
-	stdout, err := c.process.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	c.stdin = stdin
-	if err := c.process.Start(); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(folder))
 	}
 	go func() {
 		defer close(c.lines)
-		for scanner := bufio.NewScanner(stdout); scanner.Scan(); {
-			c.lines <- scanner.Text()
-		}
+		_ = c.Wait() // killed, which is no news
 	}()
-	if err := json.NewEncoder(stdin).Encode(config); err != nil {
-		c.kill()
-		return nil, err
-	}
 	return c, nil
 }
 
-func (c *child) pid() int { return c.process.Process.Pid }
-
 // line is the next one that the child says.
-func (c *child) line(ctx context.Context) (string, error) {
+func (c *benchChild) line(ctx context.Context) (string, error) {
 	select {
 	case line, ok := <-c.lines:
 		if !ok {
@@ -98,17 +78,16 @@ func (c *child) line(ctx context.Context) (string, error) {
 }
 
 // kill ends the child as a crash would, unless it has ended.
-func (c *child) kill() {
-	_ = c.process.Process.Kill() // fails if it has ended
+func (c *benchChild) kill() {
+	_ = c.Signal(syscall.SIGKILL) // fails if it has ended
 	c.wait()
 }
 
 // wait waits for the end of a child that was told to end.
-func (c *child) wait() {
+func (c *benchChild) wait() {
 	for range c.lines { // until it has ended
 	}
-	_ = c.process.Wait() // killed, which is no news
-	_, _ = c.stdin.Close(), os.RemoveAll(c.folder)
+	_, _ = c.HangUp(), os.RemoveAll(c.folder)
 }
 
 func runChild() error {
@@ -201,7 +180,7 @@ func runLeaders(ctx context.Context, config childConfig) error {
 }
 
 // leads waits until the child leads that many elections.
-func (c *child) leads(ctx context.Context, elections int) error {
+func (c *benchChild) leads(ctx context.Context, elections int) error {
 	for range elections {
 		line, err := c.line(ctx)
 		if err != nil {
@@ -215,7 +194,7 @@ func (c *child) leads(ctx context.Context, elections int) error {
 }
 
 // lost is how many elections the child said that it lost meanwhile.
-func (c *child) lost() int {
+func (c *benchChild) lost() int {
 	n := 0
 	for {
 		select {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 	"strings"
@@ -24,6 +25,24 @@ func (r *comparisons) add(n int, arms []arm, c *comparison) {
 		r.bars.series[i].spreads = append(r.bars.series[i].spreads, c.ratio(i, p50))
 	}
 	r.bars.labels = append(r.bars.labels, count(n, r.per))
+}
+
+// sweep compares the arms that armsOf makes for each number of callers; done gives up what they needed. It shows the
+// results by that name.
+func (b *bench) sweep(ctx context.Context, s *section, name string, r comparisons, callers []int, armsOf func(n int) (arms []arm, done func(), err error)) error {
+	for _, n := range callers {
+		arms, done, err := armsOf(n)
+		if err != nil {
+			return err
+		}
+		c, err := b.compare(ctx, n, arms)
+		done()
+		if err != nil {
+			return err
+		}
+		r.add(n, arms, c)
+	}
+	return s.show(name, r)
 }
 
 // show writes the table, and the plot by that name.

@@ -11,4 +11,17 @@
 // hack/bench.sh starts it. The same operations, one by one for a profiler, are the benchmarks of this package:
 //
 //	go test -bench Poll -cpuprofile cpu.out
+//
+// Where a reader finds what:
+//
+//	main.go                       the parts, flags, and a run: each part on a server of its own
+//	measure.go, comparisons.go    an arm, turns of arms and their ratios; tables of them
+//	parts.go                      operations against the floor; what goes over the wire
+//	rivals.go                     GET_LOCK, v0's statement, etcd
+//	transact.go, cluster.go       guarded transactions; Galera and Group Replication
+//	failover.go, child.go         leaders that die, in processes of their own
+//	election.go, server.go        the elections and the server that all parts use
+//	report.go                     RESULTS.md and the plots
+//
+// What it shares with chaos and load is in hack/internal: child, elector, machine, wait.
 package main

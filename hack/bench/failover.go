@@ -162,7 +162,7 @@ func (b *bench) failover(ctx context.Context, t elector.Timings) (_ []distributi
 	}
 	crash, terminated, cold, clock := names("crash"), names("term"), names("cold"), names("clock")
 
-	begin := func(elections []string, followed []string) (*child, *standbys, error) {
+	begin := func(elections []string, followed []string) (*benchChild, *standbys, error) {
 		leader, err := startChild(ctx, childConfig{DSN: b.config.FormatDSN(), Elections: elections, Timings: t})
 		if err != nil {
 			return nil, nil, err
@@ -195,7 +195,7 @@ func (b *bench) failover(ctx context.Context, t elector.Timings) (_ []distributi
 	}
 	l.lost = leader.lost()
 	signalled := time.Now()
-	if err := leader.process.Process.Signal(syscall.SIGTERM); err != nil {
+	if err := leader.Signal(syscall.SIGTERM); err != nil {
 		end(leader, standby)
 		return nil, l, err
 	}
@@ -248,7 +248,7 @@ func (b *bench) failover(ctx context.Context, t elector.Timings) (_ []distributi
 }
 
 // end gives both up.
-func end(leader *child, standby *standbys) {
+func end(leader *benchChild, standby *standbys) {
 	leader.kill()
 	standby.end()
 }

@@ -202,19 +202,10 @@ func runParts(ctx context.Context, b *bench, s *section) error {
 	} {
 		s.printf("\n### %s\n\nFloor: %s, by a pool of `Open`, with a deadline. A connection for each caller.\n\n", kind.name, kind.floor)
 		r := comparisons{per: "caller", bars: bars{title: kind.name + " against the floor", y: "p50, ratio"}}
-		for _, callers := range []int{1, 8, 32} {
-			arms, done, err := kind.arms(ctx, b.server, callers)
-			if err != nil {
-				return err
-			}
-			c, err := b.compare(ctx, callers, arms)
-			done()
-			if err != nil {
-				return err
-			}
-			r.add(callers, arms, c)
-		}
-		if err := s.show("parts-"+kind.name, r); err != nil {
+		err := b.sweep(ctx, s, "parts-"+kind.name, r, []int{1, 8, 32}, func(callers int) ([]arm, func(), error) {
+			return kind.arms(ctx, b.server, callers)
+		})
+		if err != nil {
 			return err
 		}
 	}

@@ -58,19 +58,10 @@ any API server, which adds authentication, admission, conversion and a round tri
 	for _, kind := range []string{"Renewal", "Poll"} {
 		s.printf("\n### %s\n\n", kind)
 		r := comparisons{per: "caller", bars: bars{title: kind + " against rivals", y: "p50, ratio to this lock"}}
-		for _, callers := range []int{1, most} {
-			arms, done, err := rivalArms(ctx, b, kind, callers, client, etcd.pid())
-			if err != nil {
-				return err
-			}
-			c, err := b.compare(ctx, callers, arms)
-			done()
-			if err != nil {
-				return err
-			}
-			r.add(callers, arms, c)
-		}
-		if err := s.show("rivals-"+kind, r); err != nil {
+		err := b.sweep(ctx, s, "rivals-"+kind, r, []int{1, most}, func(callers int) ([]arm, func(), error) {
+			return rivalArms(ctx, b, kind, callers, client, etcd.PID())
+		})
+		if err != nil {
 			return err
 		}
 	}

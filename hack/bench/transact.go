@@ -30,10 +30,10 @@ parallel, each with a row of its own.
 		return err
 	}
 	r := comparisons{per: "worker", bars: bars{title: "Guarded transactions", y: "p50, ratio to no guard"}}
-	for _, workers := range []int{1, most} {
+	return b.sweep(ctx, s, "transact", r, []int{1, most}, func(workers int) ([]arm, func(), error) {
 		db, err := b.open(ctx, workers, true)
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
 		do := func(ctx context.Context, tx *sql.Tx, worker int) error {
 			_, err := tx.ExecContext(ctx, work, worker)
@@ -57,20 +57,13 @@ parallel, each with a row of its own.
 				return tx.Commit()
 			}
 		}
-		arms := []arm{
+		return []arm{
 			{"no guard", byHand(false), b.pid},
 			{"the same again", byHand(false), b.pid},
 			{"Guard, last", byHand(true), b.pid},
 			{"Transact", func(ctx context.Context, worker int) error {
 				return lock.Transact(ctx, db, nil, func(ctx context.Context, tx *sql.Tx) error { return do(ctx, tx, worker) })
 			}, b.pid},
-		}
-		c, err := b.compare(ctx, workers, arms)
-		_ = db.Close() // nothing more is asked of it
-		if err != nil {
-			return err
-		}
-		r.add(workers, arms, c)
-	}
-	return s.show("transact", r)
+		}, func() { _ = db.Close() }, nil
+	})
 }

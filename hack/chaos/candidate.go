@@ -38,7 +38,10 @@ var tables = []string{
 
 var profiles = map[string]elector.Timings{"tight": elector.Tight, "default": elector.Default}
 
-// orders are what a candidate is told, by the variable of that name. What it is told later comes by stdin: see order.
+// candidateArgument makes this program a candidate.
+const candidateArgument = "candidate"
+
+// orders are what a candidate is told first. What it is told later is an order.
 type orders struct {
 	Identity, DSN, Lock, Break string
 	Timings                    elector.Timings
@@ -47,8 +50,6 @@ type orders struct {
 	Number                     int   // of its process in this run
 	Epoch                      int64 // see trueTime
 }
-
-const ordersVariable = "CHAOS_ORDERS"
 
 // candidate is one process that competes until SIGTERM. What it says goes to stdout, as events.
 type candidate struct {
@@ -65,8 +66,9 @@ type candidate struct {
 
 func runCandidate() error {
 	var o orders
-	if err := json.Unmarshal([]byte(os.Getenv(ordersVariable)), &o); err != nil {
-		return fmt.Errorf("%s: %w", ordersVariable, err)
+	told := json.NewDecoder(os.Stdin)
+	if err := told.Decode(&o); err != nil {
+		return fmt.Errorf("orders: %w", err)
 	}
 	klog.SetLogger(logr.Discard()) // electors say much while everything fails
 	var mu sync.Mutex
@@ -83,7 +85,7 @@ func runCandidate() error {
 	epoch = o.Epoch
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	go c.obey()
+	go c.obey(told)
 	before := runtime.NumGoroutine()
 	if err := c.compete(ctx); err != nil {
 		return err

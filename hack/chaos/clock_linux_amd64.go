@@ -49,7 +49,7 @@ func setClock(o clockOrder) error {
 	return nil
 }
 
-// clocksBend tells why setClock can't do its work, if so.
+// clocksBend returns why setClock can't do its work, if so.
 func clocksBend() error {
 	_, err := clockHook()
 	return err

@@ -49,7 +49,7 @@ func (c *conversation) request(l loss, packets []byte) {
 	}
 }
 
-// answer looks at what the server sends, and tells why that is lost, if it is.
+// answer looks at what the server sends, and returns why that is lost, if it is.
 func (c *conversation) answer(packet []byte) (why string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

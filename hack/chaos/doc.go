@@ -16,4 +16,19 @@
 // With -lock reference the candidates run a lock with the semantics of client-go's LeaseLock instead, and with
 // -break this lock with one of its rules broken: both are there to show that the checker finds what it looks for. What
 // breaks nothing would show nothing: a run with -break begins by a trial, and ends there if the lock keeps to the rule.
+//
+// Where a reader finds what:
+//
+//	main.go                             flags, a run from its start to its report
+//	site.go, slot.go                    the servers; where candidates run, one after the other
+//	candidate.go, pool.go, order.go     a candidate: its elector, its work, its pools, what it is told to do
+//	raw.go                              the client of raw operations, and whether what it was told is linearizable
+//	nemesis.go, schedule.go             the faults by name; which come when
+//	refusal.go, triggers.go, clock_*    single faults that need more than a few lines
+//	proxy.go, conversation.go           the network of a candidate; which answers to which statements it loses
+//	event.go, check.go, idle.go         what is heard; the rules; faults that never hit anything
+//	lock.go, rewriting.go               how -break breaks the lock
+//	trial.go, control.go                whether -break breaks it, and whether the checker saw it
+//
+// What it shares with load and bench is in hack/internal: child, elector, faults, machine, wait.
 package main

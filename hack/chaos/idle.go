@@ -1,6 +1,6 @@
 package main
 
-// The faults that tell when they hit something; see hit.
+// The faults that report when they have done what they are for; see hit.
 const (
 	commitLost      = "reply to COMMIT lost, and the session"
 	writeLost       = "reply to a write lost, and the session"

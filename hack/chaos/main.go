@@ -25,7 +25,7 @@ import (
 var errViolated = errors.New("what must not happen has happened")
 
 func main() {
-	if len(os.Args) == 2 && os.Args[1] == "candidate" {
+	if len(os.Args) == 2 && os.Args[1] == candidateArgument {
 		if err := runCandidate(); err != nil {
 			fmt.Fprintln(os.Stderr, "chaos: candidate:", err)
 			os.Exit(1)

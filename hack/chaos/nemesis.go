@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
@@ -13,6 +12,7 @@ import (
 	"github.com/go-sql-driver/mysql"
 
 	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/elector"
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/faults"
 	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/wait"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
@@ -88,12 +88,7 @@ var serverFaults = map[string]serverFault{
 	"server kill -9 and restart":   restarted((*mysqltest.Server).Kill),
 	"server restart in good order": restarted((*mysqltest.Server).Stop),
 	"server frozen": func(ctx context.Context, w *world, d time.Duration) error {
-		server := w.site.node(d).server
-		if err := server.Pause(); err != nil {
-			return err
-		}
-		wait.For(ctx, d)
-		return server.Resume()
+		return faults.Freeze(ctx, w.site.node(d).server, d)
 	},
 	"all sessions killed": func(ctx context.Context, w *world, _ time.Duration) error { return w.killSessions(ctx) },
 	"sessions killed again and again": func(ctx context.Context, w *world, d time.Duration) error {
@@ -149,34 +144,23 @@ func fillDisk(ctx context.Context, w *world, d time.Duration) error {
 	if err := errors.Join(file.Close(), os.Remove(path)); err != nil {
 		return err
 	}
-	server := w.site.node(d).server
-	if err := server.Kill(); err != nil {
-		return err
-	}
-	return server.Restart(context.WithoutCancel(ctx))
+	return faults.Restart(ctx, w.site.node(d).server, (*mysqltest.Server).Kill, 0)
 }
 
 func restarted(end func(*mysqltest.Server) error) serverFault {
 	return func(ctx context.Context, w *world, d time.Duration) error {
-		server := w.site.node(d).server
-		if err := end(server); err != nil {
-			return err
-		}
-		wait.For(ctx, d/4)
-		return server.Restart(context.WithoutCancel(ctx))
+		return faults.Restart(ctx, w.site.node(d).server, end, d/4)
 	}
 }
 
 // killSessions kills the candidates' sessions.
 func (w *world) killSessions(ctx context.Context) error {
 	for _, n := range w.site.nodes {
-		ids, err := n.sessions(ctx)
+		ids, err := faults.Sessions(ctx, n.admin, account)
 		if err != nil {
 			return err
 		}
-		for _, id := range ids {
-			_, _ = n.admin.ExecContext(ctx, fmt.Sprintf("KILL %d", id)) // it may have ended
-		}
+		faults.Kill(ctx, n.admin, ids...)
 	}
 	return nil
 }
@@ -193,12 +177,7 @@ func pause(then syscall.Signal) candidateFault {
 // broken delivers what it held back late, unless drop: then the connections end without it.
 func broken(n mysqltest.Network, drop bool) candidateFault {
 	return func(ctx context.Context, _ *world, s *slot, d time.Duration) error {
-		s.proxy.Set(n)
-		wait.For(ctx, d)
-		if drop {
-			s.proxy.Cut()
-		}
-		s.proxy.Set(mysqltest.Network{})
+		faults.Break(ctx, s.proxy.Proxy, n, d, drop)
 		return nil
 	}
 }

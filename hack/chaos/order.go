@@ -17,10 +17,10 @@ type order struct {
 }
 
 // obey does as it is told, for as long as the process lives.
-func (c *candidate) obey() {
-	for lines := json.NewDecoder(os.Stdin); ; {
+func (c *candidate) obey(told *json.Decoder) {
+	for {
 		var o order
-		if err := lines.Decode(&o); err != nil {
+		if err := told.Decode(&o); err != nil {
 			return // nobody is there
 		}
 		if o.Clock != nil {

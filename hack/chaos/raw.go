@@ -49,7 +49,7 @@ type rawOperation struct {
 	Seen     content // by a get
 }
 
-// The outcomes that tell something. Of an unknown one the write may happen at any later time, once, or never.
+// The outcomes that say what was done. With no outcome, the write may happen at any later time, once, or never.
 const (
 	done      = "done"
 	missing   = "NotFound"

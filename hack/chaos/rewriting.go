@@ -61,7 +61,7 @@ func (r *rewriting) rewrite(query string) string {
 	return rewritten
 }
 
-// complete tells which texts are in fewer statements than they should be: the lock has others by now.
+// complete reports the texts that are in fewer statements than they should be, as the lock has others by now.
 func (r *rewriting) complete() (err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -11,6 +11,7 @@ import (
 
 	"github.com/go-sql-driver/mysql"
 
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/faults"
 	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/wait"
 	"github.com/mysqllock/go-leaderelection-mysql/hack/servers"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
@@ -166,29 +167,12 @@ func (s *site) whole(ctx context.Context) error {
 	return s.cluster.Synced(ctx)
 }
 
-// sessions are those of the candidates.
-func (n node) sessions(ctx context.Context) (ids []int64, err error) {
-	rows, err := n.admin.QueryContext(ctx, `SELECT id FROM information_schema.processlist WHERE user = ?`, account)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }() // rows.Err says what matters
-	for rows.Next() {
-		var id int64
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		ids = append(ids, id)
-	}
-	return ids, rows.Err()
-}
-
 // sessionsLeft waits until the servers have dropped the candidates' sessions.
 func (s *site) sessionsLeft(ctx context.Context) (n int, err error) {
 	for end := trueTime().Add(10 * time.Second); trueTime().Before(end); wait.For(ctx, 100*time.Millisecond) {
 		n, err = 0, nil
 		for _, node := range s.nodes {
-			ids, failed := node.sessions(ctx)
+			ids, failed := faults.Sessions(ctx, node.admin, account)
 			n, err = n+len(ids), errors.Join(err, failed)
 		}
 		if err == nil && n == 0 {

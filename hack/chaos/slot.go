@@ -1,18 +1,15 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
-	"os"
-	"os/exec"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/child"
 	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/wait"
 )
 
@@ -26,8 +23,7 @@ type slot struct {
 	busy   sync.Mutex // one fault at a time
 
 	mu        sync.Mutex
-	command   *exec.Cmd
-	ears      io.Writer // takes orders
+	process   *child.Process
 	identity  string
 	number    int
 	ended     chan struct{}
@@ -41,43 +37,24 @@ func (s *slot) launch() error {
 	s.identity = fmt.Sprintf("%s%d", s.name, s.number)
 	o := s.orders
 	o.Identity, o.Number, o.Epoch = s.identity, int(s.count.Add(1)), epoch
-	encoded, err := json.Marshal(o)
-	if err != nil {
-		return err
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	command := exec.CommandContext(context.Background(), self, "candidate")
-	command.Env = append(os.Environ(), ordersVariable+"="+string(encoded))
-	command.Stderr = os.Stderr
-	output, err := command.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	if s.ears, err = command.StdinPipe(); err != nil {
-		return err
-	}
-	if err := command.Start(); err != nil {
-		return err
-	}
-	s.command, s.ended, s.stoppedAt = command, make(chan struct{}), time.Time{}
-	s.heard.add(event{Who: s.identity, Kind: started})
-	go func(identity string, ended chan struct{}) {
-		defer close(ended)
-		lines := bufio.NewScanner(output)
-		for lines.Scan() {
-			var e event
-			if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
-				s.heard.add(event{Who: identity, Kind: babbled, What: lines.Text()})
-				continue
-			}
-			s.heard.add(e)
+	identity, ended := s.identity, make(chan struct{})
+	s.heard.add(event{Who: identity, Kind: started})
+	process, err := child.Start(context.Background(), candidateArgument, o, func(line []byte) error {
+		var e event
+		if err := json.Unmarshal(line, &e); err != nil {
+			e = event{Who: identity, Kind: babbled, What: string(line)}
 		}
-		err := command.Wait()
-		s.heard.add(event{Who: identity, Kind: exited, What: fmt.Sprint(err)})
-	}(s.identity, s.ended)
+		s.heard.add(e)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	s.process, s.ended, s.stoppedAt = process, ended, time.Time{}
+	go func() {
+		defer close(ended)
+		s.heard.add(event{Who: identity, Kind: exited, What: fmt.Sprint(process.Wait())})
+	}()
 	return nil
 }
 
@@ -95,7 +72,7 @@ func (s *slot) signal(signals ...syscall.Signal) {
 				s.heard.add(event{Who: s.identity, Kind: stalled, Duration: trueTime().Sub(s.stoppedAt)})
 			}
 		}
-		_ = s.command.Process.Signal(signal) // it may have ended
+		_ = s.process.Signal(signal) // it may have ended
 	}
 }
 
@@ -103,7 +80,7 @@ func (s *slot) signal(signals ...syscall.Signal) {
 func (s *slot) tell(o order) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return json.NewEncoder(s.ears).Encode(o)
+	return s.process.Tell(o)
 }
 
 // setClock bends the clocks of the candidate for a time.

@@ -11,4 +11,17 @@
 // With -faults, the window is followed by one in which the server and the processes are paused, connections are killed,
 // networks are cut, the table is locked and the server is killed, again and again, each time for no longer than the
 // timings survive. A lease that is lost then is lost without cause.
+//
+// Where a reader finds what:
+//
+//	main.go, settings.go    flags; what one run is given
+//	run.go                  a run from its start to its result
+//	fleet.go                the server and the processes, as their parent sees them
+//	worker.go               a process with its share of the candidates
+//	measure.go              a window of measurement
+//	faults.go               the faults, and which leases they excuse
+//	histogram.go            how durations are counted
+//	report.go               the results as Markdown
+//
+// What it shares with chaos and bench is in hack/internal: child, elector, faults, machine, wait.
 package main

@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/faults"
 	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/wait"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
@@ -53,17 +54,10 @@ const serverPaused = "server paused"
 
 var serverFaults = []breakage{
 	{serverPaused, func(ctx context.Context, f *fleet, _ *workerProcess, d time.Duration) error {
-		if err := f.server.Pause(); err != nil {
-			return err
-		}
-		wait.For(ctx, d)
-		return f.server.Resume()
+		return faults.Freeze(ctx, f.server, d)
 	}},
 	{"server killed (-9) and restarted", func(ctx context.Context, f *fleet, _ *workerProcess, _ time.Duration) error {
-		if err := f.server.Kill(); err != nil {
-			return err
-		}
-		return f.server.Restart(context.WithoutCancel(ctx))
+		return faults.Restart(ctx, f.server, (*mysqltest.Server).Kill, 0)
 	}},
 	{"table locked by another session", func(ctx context.Context, f *fleet, _ *workerProcess, d time.Duration) error {
 		conn, err := f.admin.Conn(ctx)
@@ -85,40 +79,36 @@ var serverFaults = []breakage{
 
 var processFaults = []breakage{
 	{"network of a process black-holed, then delivered", func(ctx context.Context, _ *fleet, w *workerProcess, d time.Duration) error {
-		w.proxy.Set(mysqltest.Network{HoldRequests: true, HoldReplies: true})
-		wait.For(ctx, d)
-		w.proxy.Set(mysqltest.Network{})
+		faults.Break(ctx, w.proxy, mysqltest.Network{HoldRequests: true, HoldReplies: true}, d, false)
 		return nil
 	}},
 	{"network of a process refused", func(ctx context.Context, _ *fleet, w *workerProcess, d time.Duration) error {
-		w.proxy.Set(mysqltest.Network{Refuse: true})
-		wait.For(ctx, d)
-		w.proxy.Set(mysqltest.Network{})
+		faults.Break(ctx, w.proxy, mysqltest.Network{Refuse: true}, d, false)
 		return nil
 	}},
 	{"process paused", func(ctx context.Context, _ *fleet, w *workerProcess, d time.Duration) error {
-		if err := w.signal(syscall.SIGSTOP); err != nil {
+		if err := w.Signal(syscall.SIGSTOP); err != nil {
 			return err
 		}
 		wait.For(ctx, d)
-		return w.signal(syscall.SIGCONT)
+		return w.Signal(syscall.SIGCONT)
 	}},
 }
 
 // round is one fault of the server, or one for each of up to half of the processes.
 func (s settings) round(random *rand.Rand) []*fault {
-	var faults []*fault
+	var all []*fault
 	if random.IntN(2) == 0 {
-		faults = append(faults, &fault{outage: outage{process: everyProcess}, breakage: serverFaults[random.IntN(len(serverFaults))]})
+		all = append(all, &fault{outage: outage{process: everyProcess}, breakage: serverFaults[random.IntN(len(serverFaults))]})
 	} else {
 		for _, process := range random.Perm(s.processes)[:1+random.IntN((s.processes+1)/2)] {
-			faults = append(faults, &fault{outage: outage{process: process}, breakage: processFaults[random.IntN(len(processFaults))]})
+			all = append(all, &fault{outage: outage{process: process}, breakage: processFaults[random.IntN(len(processFaults))]})
 		}
 	}
-	for _, f := range faults {
+	for _, f := range all {
 		f.planned = s.outage/4 + time.Duration(random.Int64N(int64(s.outage*3/4)))
 	}
-	return faults
+	return all
 }
 
 // torment injects faults for the window, round by round. All the time, besides, somebody kills a few connections. Between
@@ -143,16 +133,16 @@ func (f *fleet) torment(ctx context.Context, counts map[string]int) (outages []o
 	}()
 	lostBefore := f.countLost()
 	for n := 1; (n == 1 || time.Now().Before(deadline)) && ctx.Err() == nil; n++ {
-		faults := f.round(random)
-		failures := make(chan error, len(faults))
-		for _, fault := range faults {
+		round := f.round(random)
+		failures := make(chan error, len(round))
+		for _, fault := range round {
 			counts[fault.kind]++
 			go func() { failures <- fault.happen(ctx, f) }()
 		}
-		for range faults {
+		for range round {
 			err = errors.Join(err, <-failures)
 		}
-		for _, fault := range faults {
+		for _, fault := range round {
 			outages = append(outages, fault.outage)
 		}
 		if err != nil {
@@ -160,7 +150,7 @@ func (f *fleet) torment(ctx context.Context, counts map[string]int) (outages []o
 		}
 		before := f.countLost()
 		wait.For(ctx, f.timings.RetryPeriod+2*f.timings.Operation())
-		for _, fault := range faults {
+		for _, fault := range round {
 			progress("process %2d, %5.2f s: %s", fault.process, fault.ended.Sub(fault.began).Seconds(), fault.kind)
 		}
 		if after := f.countLost(); after > lostBefore {
@@ -186,31 +176,18 @@ func (f *fleet) countLost() (n int) {
 func (f *fleet) killConnections(ctx context.Context, share float64) error {
 	ctx, cancel := context.WithTimeout(ctx, f.timings.Operation())
 	defer cancel()
-	rows, err := f.admin.QueryContext(ctx, "SELECT id FROM information_schema.processlist WHERE user = 'load'")
+	ids, err := faults.Sessions(ctx, f.admin, account)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = rows.Close() }() // rows.Err says what matters
-	var ids []int64
-	for rows.Next() {
-		var id int64
-		if err := rows.Scan(&id); err != nil {
-			return err
-		}
-		ids = append(ids, id)
-	}
-	if len(ids) == 0 && rows.Err() == nil {
+	if len(ids) == 0 {
 		return errors.New("no worker has a session that could be killed")
 	}
-	for _, id := range ids {
-		if rand.Float64() < share { //nolint:gosec // no secret
-			_, _ = f.admin.ExecContext(ctx, fmt.Sprintf("KILL %d", id)) // it may have ended
-		}
-	}
-	return rows.Err()
+	faults.Kill(ctx, f.admin, slices.DeleteFunc(ids, func(int64) bool { return rand.Float64() >= share })...) //nolint:gosec // no secret
+	return nil
 }
 
-// judge tells which leases were lost in a window without an outage that explains it, and where two candidates led.
+// judge finds the leases that were lost in a window without an outage that explains it, and where two candidates led.
 func (f *fleet) judge(w *window, outages []outage) {
 	if w == nil {
 		return

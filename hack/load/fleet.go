@@ -1,20 +1,16 @@
 package main
 
 import (
-	"bufio"
 	"context"
+	"crypto/rand"
 	"database/sql"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"os"
-	"os/exec"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
+	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/child"
 	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/wait"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
@@ -36,13 +32,14 @@ type fleet struct {
 
 // workerProcess is a worker as its parent sees it.
 type workerProcess struct {
-	command *exec.Cmd
-	stdin   io.WriteCloser
+	*child.Process
+
 	proxy   *mysqltest.Proxy // nil without faults
 	figures chan figures
-	ended   chan struct{}
-	err     error // once it has ended
 }
+
+// account is the workers' own at the server.
+const account = "worker"
 
 // prepare makes the tables and the workers' account, and returns its DSN.
 func (f *fleet) prepare(ctx context.Context) (dsn string, err error) {
@@ -58,26 +55,22 @@ func (f *fleet) prepare(ctx context.Context) (dsn string, err error) {
 	if err := mysqllock.Migrate(ctx, f.admin); err != nil {
 		return "", err
 	}
-	const password = "4Load-only" // on a throwaway server
+	password := rand.Text()
 	for _, statement := range []string{
-		"CREATE USER 'load'@'%' IDENTIFIED BY '" + password + "'",
-		"GRANT SELECT, INSERT, UPDATE ON " + name + ".* TO 'load'@'%'",
+		"CREATE USER " + account + "@'%' IDENTIFIED BY '" + password + "'",
+		"GRANT SELECT, INSERT, UPDATE ON " + name + ".* TO " + account + "@'%'",
 	} {
 		if _, err := f.admin.ExecContext(ctx, statement); err != nil {
 			return "", err
 		}
 	}
-	config.User, config.Passwd = "load", password
+	config.User, config.Passwd = account, password
 	return config.FormatDSN(), nil
 }
 
 // launch starts a worker.
-func (f *fleet) launch(ctx context.Context, process int, dsn string) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	w := &workerProcess{command: exec.CommandContext(ctx, self, workerArgument), figures: make(chan figures, 1), ended: make(chan struct{})}
+func (f *fleet) launch(ctx context.Context, process int, dsn string) (err error) {
+	w := &workerProcess{figures: make(chan figures, 1)}
 	if f.faults {
 		address := f.server.Config().Addr
 		if w.proxy, err = mysqltest.NewProxy(address); err != nil {
@@ -88,56 +81,41 @@ func (f *fleet) launch(ctx context.Context, process int, dsn string) error {
 		}
 		dsn = strings.Replace(dsn, address, w.proxy.Addr(), 1)
 	}
-	w.command.Stderr = os.Stderr
-	w.command.Env = append(os.Environ(), "GOTRACEBACK=all")
-	if w.stdin, err = w.command.StdinPipe(); err != nil {
-		return err
-	}
-	stdout, err := w.command.StdoutPipe()
+	w.Process, err = child.Start(ctx, workerArgument, orders{
+		DSN: dsn, Process: process, Processes: f.processes, Elections: f.elections, Candidates: f.candidates, Pool: f.pool,
+		Timings: f.timings, Spread: f.spread, Batch: f.batch, Profiles: f.profiles,
+	}, func(line []byte) error { return f.heard(w, line) }, "GOTRACEBACK=all")
 	if err != nil {
 		return err
 	}
-	if err := w.command.Start(); err != nil {
-		return err
-	}
 	f.workers = append(f.workers, w)
-	go func() {
-		defer close(w.ended)
-		w.err = errors.Join(f.listen(stdout, w), w.command.Wait())
-	}()
-	return json.NewEncoder(w.stdin).Encode(orders{
-		DSN: dsn, Process: process, Processes: f.processes, Elections: f.elections, Candidates: f.candidates, Pool: f.pool,
-		Timings: f.timings, Spread: f.spread, Batch: f.batch, Profiles: f.profiles,
-	})
+	return nil
 }
 
-func (f *fleet) listen(stdout io.Reader, w *workerProcess) error {
-	decoder := json.NewDecoder(bufio.NewReaderSize(stdout, 1<<16))
-	for {
-		var e event
-		if err := decoder.Decode(&e); errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return err
-		}
-		if e.Kind == measured {
-			w.figures <- *e.Figures
-			continue
-		}
-		f.mu.Lock()
-		f.events = append(f.events, e)
-		switch n := &f.leading[e.Election]; e.Kind {
-		case leads:
-			if *n++; *n == 1 {
-				f.led++
-			}
-		case lost:
-			if *n--; *n == 0 {
-				f.led--
-			}
-		}
-		f.mu.Unlock()
+// heard takes down an event.
+func (f *fleet) heard(w *workerProcess, line []byte) error {
+	var e event
+	if err := json.Unmarshal(line, &e); err != nil {
+		return err
 	}
+	if e.Kind == measured {
+		w.figures <- *e.Figures
+		return nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.events = append(f.events, e)
+	switch n := &f.leading[e.Election]; e.Kind {
+	case leads:
+		if *n++; *n == 1 {
+			f.led++
+		}
+	case lost:
+		if *n--; *n == 0 {
+			f.led--
+		}
+	}
+	return nil
 }
 
 // leaderLimit is how long a run waits for leaders before it measures without some of them: too many elections for the
@@ -152,8 +130,8 @@ func (f *fleet) waitForLeaders(ctx context.Context) (led int, err error) {
 		f.mu.Unlock()
 		for i, w := range f.workers {
 			select {
-			case <-w.ended:
-				return led, fmt.Errorf("process %d ended: %w", i, w.err)
+			case <-w.Ended():
+				return led, fmt.Errorf("process %d ended: %w", i, w.Wait())
 			default:
 			}
 		}
@@ -171,12 +149,9 @@ func (f *fleet) waitForLeaders(ctx context.Context) (led int, err error) {
 
 func (f *fleet) tell(command string) error {
 	for _, w := range f.workers {
-		if _, err := fmt.Fprintln(w.stdin, command); err != nil {
+		if err := w.Tell(command); err != nil {
 			return err
 		}
 	}
 	return nil
 }
-
-// signal sends a signal to a worker.
-func (w *workerProcess) signal(s syscall.Signal) error { return w.command.Process.Signal(s) }

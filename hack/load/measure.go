@@ -74,8 +74,8 @@ func (f *fleet) measure(ctx context.Context, during func() error) (*window, erro
 		case p := <-process.figures:
 			w.perProcess = append(w.perProcess, p)
 			w.add(p)
-		case <-process.ended:
-			return nil, fmt.Errorf("process %d ended: %w", i, process.err)
+		case <-process.Ended():
+			return nil, fmt.Errorf("process %d ended: %w", i, process.Wait())
 		case <-time.After(2 * time.Minute):
 			return nil, fmt.Errorf("process %d does not answer", i)
 		}

@@ -41,7 +41,7 @@ func run(ctx context.Context, s settings) (r *result, err error) {
 	defer func() {
 		kill()
 		for _, w := range f.workers {
-			<-w.ended
+			_ = w.Wait() // what it ended by was seen, or is the caller's doing
 			if w.proxy != nil {
 				w.proxy.Close()
 			}
@@ -83,15 +83,15 @@ func run(ctx context.Context, s settings) (r *result, err error) {
 
 	stopping := time.Now()
 	for _, w := range f.workers {
-		if err := w.stdin.Close(); err != nil {
+		if err := w.HangUp(); err != nil {
 			return nil, err
 		}
 	}
 	for i, w := range f.workers {
 		select {
-		case <-w.ended:
-			if w.err != nil {
-				return nil, fmt.Errorf("process %d: %w", i, w.err)
+		case <-w.Ended():
+			if err := w.Wait(); err != nil {
+				return nil, fmt.Errorf("process %d: %w", i, err)
 			}
 		case <-time.After(2 * time.Minute):
 			return nil, fmt.Errorf("process %d does not end", i)

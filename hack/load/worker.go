@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -128,12 +127,9 @@ func runWorker(commands io.Reader, events io.Writer) error {
 		defer mu.Unlock()
 		_ = encoder.Encode(e) // the one who listens may be gone
 	}}
-	lines := bufio.NewScanner(commands)
-	if !lines.Scan() {
-		return errors.New("no orders")
-	}
-	if err := json.Unmarshal(lines.Bytes(), &w.orders); err != nil {
-		return err
+	told := json.NewDecoder(commands)
+	if err := told.Decode(&w.orders); err != nil {
+		return fmt.Errorf("orders: %w", err)
 	}
 	config, err := mysql.ParseDSN(w.DSN)
 	if err != nil {
@@ -160,8 +156,14 @@ func runWorker(commands io.Reader, events io.Writer) error {
 			}
 		}
 	}
-	for lines.Scan() {
-		switch lines.Text() {
+	for {
+		var command string
+		if err := told.Decode(&command); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		switch command {
 		case begin:
 			err = w.begin()
 		case end:
@@ -171,7 +173,6 @@ func runWorker(commands io.Reader, events io.Writer) error {
 			return err
 		}
 	}
-	return lines.Err()
 }
 
 // newLock is the lock of a candidate.
@@ -206,7 +207,7 @@ func (w *worker) compete(ctx context.Context, election, candidate int) {
 	}
 }
 
-// watchedLock tells the worker what its elector does.
+// watchedLock counts for the worker what its elector does.
 type watchedLock struct {
 	*mysqllock.Lock
 

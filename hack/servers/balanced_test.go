@@ -134,14 +134,7 @@ func testDeparture(t *testing.T, open func(*testing.T, *mysql.Config) *sql.DB, c
 // A node in maintenance refuses each statement and keeps its sessions. Those are of no use, however long they might live.
 func TestGaleraNodeThatRefusesQueriesCostsNoLease(t *testing.T) {
 	cluster, err := StartGalera(t.Context(), 3)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := cluster.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	closeAfter(t, cluster, err)
 	used, other := cluster.Nodes[0], cluster.Nodes[1]
 	exec(t, openOn(t, used, ""), "CREATE DATABASE "+database)
 	if err := mysqllock.Migrate(t.Context(), openOn(t, used, database)); err != nil {

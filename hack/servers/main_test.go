@@ -6,6 +6,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"io"
 	"slices"
 	"testing"
 	"time"
@@ -26,6 +27,19 @@ const (
 
 // unhurried is for tests that are not about time: no operation ends by a deadline, however slow the machine is.
 var unhurried = mysqllock.WithOperationTimeout(2 * time.Minute)
+
+// closeAfter ends servers after a test, unless err says that they did not start.
+func closeAfter(t *testing.T, servers io.Closer, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := servers.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
 
 // openOn is a pool of the administrator of a server in a database of it, for the duration of a test.
 func openOn(t *testing.T, server *mysqltest.Server, database string) *sql.DB {

@@ -18,14 +18,7 @@ import (
 
 func TestGaleraLetsOneWinAndNoStaleLeaderCommit(t *testing.T) {
 	cluster, err := StartGalera(t.Context(), 3)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := cluster.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	closeAfter(t, cluster, err)
 	testMultiWriter(t, cluster.Nodes)
 	wantFinding(t, openOn(t, cluster.Nodes[0], database), mysqllock.SeverityInfo, "wsrep_on")
 	t.Run("a node that was killed gets what it missed", func(t *testing.T) { testAbsence(t, cluster, cluster.Nodes[0], (*mysqltest.Server).Kill) })
@@ -37,14 +30,7 @@ func TestGaleraLetsOneWinAndNoStaleLeaderCommit(t *testing.T) {
 
 func TestGroupReplicationLetsOneWinAndNoStaleLeaderCommit(t *testing.T) {
 	group, err := StartGroupReplication(t.Context(), 2)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := group.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	closeAfter(t, group, err)
 	testMultiWriter(t, group.Nodes)
 	wantFinding(t, openOn(t, group.Nodes[0], database), mysqllock.SeverityInfo, "group_replication_group_name")
 }

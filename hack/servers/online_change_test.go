@@ -19,14 +19,7 @@ import (
 // table's place. Candidates hand over all the while.
 func TestElectionsGoOnWhileTheirTablesAreChangedOnline(t *testing.T) {
 	server, err := mysqltest.Start(t.Context(), mysqltest.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	closeAfter(t, server, err)
 	admin := openOn(t, server, "")
 	t.Log(server.Version())
 	exec(t, admin, "CREATE DATABASE "+database)

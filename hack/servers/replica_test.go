@@ -147,14 +147,7 @@ type pair struct {
 func newPair(t *testing.T) pair {
 	t.Helper()
 	servers, err := StartReplicaPair(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := servers.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	closeAfter(t, servers, err)
 	config := servers.Primary.Config()
 	config.User, config.Passwd, config.DBName = "app", rand.Text(), database
 	config.DialFunc = func(ctx context.Context, network, _ string) (net.Conn, error) {

@@ -30,7 +30,7 @@ func (t Timings) Operation() time.Duration {
 	return (t.LeaseDuration - t.RenewDeadline - t.RetryPeriod) / 2
 }
 
-// Option tells a lock its elector's timings.
+// Option is WithTimings, for the elector's lock.
 func (t Timings) Option() mysqllock.Option {
 	return mysqllock.WithTimings(t.LeaseDuration, t.RenewDeadline, t.RetryPeriod)
 }

@@ -94,7 +94,7 @@ func MemoryOf(pid int) int64 {
 	return pages * int64(os.Getpagesize())
 }
 
-// ServerPID asks a database server: package mysqltest doesn't tell, and a script may have started it.
+// ServerPID asks a database server: package mysqltest doesn't say, and a script may have started it.
 func ServerPID(ctx context.Context, admin *sql.DB) (int, error) {
 	var file, data string
 	if err := admin.QueryRowContext(ctx, "SELECT @@pid_file, @@datadir").Scan(&file, &data); err != nil {
