@@ -424,7 +424,7 @@ func TestElectorKeepsItsLeaseThroughAnOutageOfAThirdOfIt(t *testing.T) {
 	var tests []test
 	for _, p := range []cadence{
 		{6 * time.Second, 4 * time.Second, 800 * time.Millisecond},
-		{15 * time.Second, 10 * time.Second, 2 * time.Second}, // client-go's defaults
+		defaults,
 	} {
 		tests = append(tests, test{fmt.Sprintf("%v, %v, %v", p.lease, p.renewDeadline, p.retry), func(t *testing.T) {
 			o := a.hold(t, true, p, outage, unbroken)

@@ -130,7 +130,7 @@ func TestTimingsOfTheStockElectorAreSeen(t *testing.T) {
 		takeover, first, later time.Duration
 		unsafe                 bool
 	}{
-		{"client-go", cadence{15 * time.Second, 10 * time.Second, 2 * time.Second}, 1500 * time.Millisecond, 1500 * time.Millisecond, 1500 * time.Millisecond, false},
+		{"client-go", defaults, 1500 * time.Millisecond, 1500 * time.Millisecond, 1500 * time.Millisecond, false},
 		{"OpenShift", cadence{137 * time.Second, 107 * time.Second, 26 * time.Second}, 1500 * time.Millisecond, 1500 * time.Millisecond, 1500 * time.Millisecond, false},
 		{"CSI sidecars", cadence{15 * time.Second, 10 * time.Second, 5 * time.Second}, 1500 * time.Millisecond, 1500 * time.Millisecond, 50 * time.Millisecond, true},
 		{"a renew deadline near the lease", cadence{10 * time.Second, 9600 * time.Millisecond, 200 * time.Millisecond}, time.Second, 200 * time.Millisecond, 100 * time.Millisecond, false},
@@ -194,7 +194,7 @@ func TestTimingsOptionRefusesAnElectorWithALongerRenewDeadline(t *testing.T) {
 	}{
 		{cadence{15 * time.Second, 12 * time.Second, time.Second}, `mysqllock: update "told": RenewDeadline is 12s, WithTimings says 10s; give WithTimings the elector's own RenewDeadline`},
 		{cadence{15 * time.Second, 10*time.Second + 20*time.Millisecond, 2 * time.Second}, `mysqllock: update "told": RenewDeadline is 10.02s, WithTimings says 10s; give WithTimings the elector's own RenewDeadline`},
-		{cadence{15 * time.Second, 10 * time.Second, 2 * time.Second}, ""},
+		{defaults, ""},
 		{cadence{15 * time.Second, 8 * time.Second, 2 * time.Second}, ""},
 	} {
 		t.Run(c.timings.renewDeadline.String(), func(t *testing.T) {
@@ -239,7 +239,6 @@ func TestTimingsOptionRefusesAnElectorWithALongerRenewDeadline(t *testing.T) {
 func TestTimingsSeenThroughACallersOwnContextMakeALockNoLessCareful(t *testing.T) {
 	t.Parallel()
 	_, config := newTables(t)
-	defaults := cadence{15 * time.Second, 10 * time.Second, 2 * time.Second}
 	tight := cadence{10 * time.Second, 9600 * time.Millisecond, 200 * time.Millisecond}
 	shorter := func(d time.Duration) func(resourcelock.Interface) resourcelock.Interface {
 		return func(lock resourcelock.Interface) resourcelock.Interface {
@@ -324,7 +323,7 @@ func TestTimingsAreNotSeenInACandidatesContext(t *testing.T) {
 		tries := 0
 		campaign := func() *elected {
 			away, tries = true, 0
-			return startElector(t, ctx, cadence{15 * time.Second, 10 * time.Second, 2 * time.Second}, lock, func(lock resourcelock.Interface) resourcelock.Interface {
+			return startElector(t, ctx, defaults, lock, func(lock resourcelock.Interface) resourcelock.Interface {
 				return &resourcelock.MultiLock{Primary: lock, Secondary: &wrapper{other, func(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
 					if tries++; away && tries < 5 {
 						return errAway
@@ -358,7 +357,7 @@ func TestTimingsAreNotSeenInAStall(t *testing.T) {
 	inBubble(t, config, func(t *testing.T, db *sql.DB) {
 		lock := candidateIn(t, db, "stall")
 		updates := 0
-		e := startElector(t, context.Background(), cadence{15 * time.Second, 10 * time.Second, 2 * time.Second}, lock, func(lock resourcelock.Interface) resourcelock.Interface {
+		e := startElector(t, context.Background(), defaults, lock, func(lock resourcelock.Interface) resourcelock.Interface {
 			return &wrapper{lock, func(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
 				if updates++; updates == 2 || updates == 3 || updates == 9 {
 					<-time.After(4 * time.Second)
@@ -386,7 +385,7 @@ func TestTimingsAreNotSeenInTriesOfOneRound(t *testing.T) {
 	inBubble(t, config, func(t *testing.T, db *sql.DB) {
 		lock := candidateIn(t, db, "tries")
 		updates := 0
-		e := startElector(t, context.Background(), cadence{15 * time.Second, 10 * time.Second, 2 * time.Second}, lock, func(lock resourcelock.Interface) resourcelock.Interface {
+		e := startElector(t, context.Background(), defaults, lock, func(lock resourcelock.Interface) resourcelock.Interface {
 			return &wrapper{lock, func(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
 				err := lock.Update(ctx, record)
 				if updates++; err == nil && updates%4 != 0 {
