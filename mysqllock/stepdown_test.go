@@ -18,18 +18,14 @@ import (
 func beginAsked(t testing.TB, db *sql.DB, identity string, cancels bool, opts ...mysqllock.Option) (c *candidate, asked <-chan struct{}) {
 	t.Helper()
 	called := make(chan struct{}, 10)
-	opts = append(opts, mysqllock.WithTimings(hasty.lease, hasty.renewDeadline, hasty.retry))
+	opts = append(opts, hasty.option())
 	if cancels {
 		opts = append(opts, mysqllock.WithStepDown(func() {
 			called <- struct{}{}
 			c.cancel()
 		}))
 	}
-	c, err := run(newLock(t, db, "e", identity, opts...), hasty, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.stop)
+	c = start(t, newLock(t, db, "e", identity, opts...), hasty, releasing)
 	return c, called
 }
 
@@ -57,7 +53,7 @@ func TestStepDownOnRequestHandsOverWithinRetries(t *testing.T) {
 			since := time.Now()
 			<-follower.leading
 			t.Logf("led by the next one after %v, with a retry period of %v", time.Since(since).Round(time.Millisecond), hasty.retry)
-			<-leader.returned
+			<-leader.ended
 			<-asked
 			select {
 			case <-asked:
@@ -88,7 +84,7 @@ func TestStepDownWithoutAFunctionEndsAtRenewDeadline(t *testing.T) {
 	leader, _ := beginAsked(t, db, "a", false)
 	<-leader.leading
 	requestStepDown(t, db, "e")
-	<-leader.returned
+	<-leader.ended
 	follower, _ := beginAsked(t, db, "b", false)
 	<-follower.leading
 	if !leader.stopped.Before(follower.from) {
