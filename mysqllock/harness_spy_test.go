@@ -165,11 +165,6 @@ func (s *spy) refusals() (errs []error) {
 	return errs
 }
 
-// took is the first write that succeeded.
-func (s *spy) took() call {
-	return s.only(func(c call) bool { return c.err == nil && c.name != "get" })[0]
-}
-
 // renewed is when the last successful write of a lease was sent: the row can't have been written
 // earlier.
 func (s *spy) renewed() (last time.Time) {

@@ -221,10 +221,12 @@ func statementsOf(ctx context.Context, t testing.TB, admin *sql.DB, user string)
 	return statements
 }
 
-// sessionID is that of a connection, or of the one that a pool gives.
-func sessionID(t testing.TB, q interface {
+type rowQueryer interface {
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
-}) (id int64) {
+}
+
+// sessionID is that of a connection, or of the one that a pool gives.
+func sessionID(t testing.TB, q rowQueryer) (id int64) {
 	t.Helper()
 	if err := q.QueryRowContext(t.Context(), `SELECT CONNECTION_ID()`).Scan(&id); err != nil {
 		t.Fatal(err)
