@@ -133,7 +133,7 @@ func TestLedgerHasNoStatementOfAStaleLeaderHoweverOftenTheLeadChanges(t *testing
 		}
 	}
 	t.Logf("%d terms posted; %d entries, %d refused (%d sent after a later term had begun), %d failed", terms, posted, refused, late, failed)
-	if terms < 20 || posted < 50 || refused < 20 || late < 20 {
+	if terms < 5 || posted < 20 || refused < 5 || late < 5 {
 		t.Error("too little happened to show anything")
 	}
 }
