@@ -148,7 +148,7 @@ func TestStepDownKeepsALockFromLeadingForALease(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	const lease = 2
-	lock := newLock(t, db, "e", "a")
+	lock := newLock(t, db, "e", "a", unhurried)
 	mustSucceed(t, "Create", create(t.Context(), lock, recordFor("a", lease)))
 	requestStepDown(t, db, "e")
 	asked := time.Now()
@@ -174,7 +174,7 @@ func TestStepDownKeepsALockFromLeadingForALease(t *testing.T) {
 	requestStepDown(t, db, "e")
 	_ = update(t.Context(), lock, recordFor("a", lease))()
 	mustSucceed(t, "the release", update(t.Context(), lock, recordFor("", 1)))
-	other := newLock(t, db, "e", "b")
+	other := newLock(t, db, "e", "b", unhurried)
 	mustSucceed(t, "Get", get(t.Context(), other))
 	mustSucceed(t, "the other's takeover", update(t.Context(), other, recordFor("b", lease)))
 	mustSucceed(t, "Get", get(t.Context(), lock))
