@@ -5,7 +5,7 @@
 #	hack/bench.sh all                     everything (about eight minutes)
 #	hack/bench.sh parts                   round trips, bytes; poll and renewal against the bare statements
 #	hack/bench.sh rivals                  against v0's statement, GET_LOCK and an embedded etcd
-#	hack/bench.sh transact                guarded transactions against unguarded ones
+#	hack/bench.sh transact                guarded transactions and fenced statements against bare ones
 #	hack/bench.sh failover                crash, SIGTERM and cold start with three sets of timings
 #	hack/bench.sh cluster                 on three nodes of Galera, or on two of Group Replication for a MySQL (not in all)
 #	hack/bench.sh -rounds 9 parts rivals  more rounds (flags: -help)

@@ -259,7 +259,7 @@ func TestBatchLosesALostLeaseAlone(t *testing.T) {
 			}
 		}
 	}
-	if holder := holderInTable(t, db, "e003"); holder != "b" {
+	if holder := holderOf(t, db, "e003"); holder != "b" {
 		t.Errorf("the successor's row is held by %q", holder)
 	}
 }

@@ -4,13 +4,9 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"maps"
-	"sync"
 	"testing"
 	"time"
-	_ "time/tzdata"
 
-	"github.com/go-sql-driver/mysql"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
@@ -295,63 +291,8 @@ func TestCASDoesNotMatchTheSameVersionOfAnotherHolder(t *testing.T) {
 	}
 }
 
-// unhurried is for tests that are not about time: no operation ends by a deadline, however slow the
-// machine is.
-var unhurried = mysqllock.WithOperationTimeout(2 * time.Minute)
-
-// openForMany is a pool like Open's that gives each of n goroutines a connection at once, whose
-// statements wait for a lock as long as it takes.
-func openForMany(t testing.TB, config *mysql.Config, n int) *sql.DB {
-	t.Helper()
-	config = config.Clone()
-	params := map[string]string{"innodb_lock_wait_timeout": "120"}
-	maps.Copy(params, config.Params)
-	config.Params = params
-	db := open(t, config)
-	db.SetMaxOpenConns(n)
-	db.SetMaxIdleConns(n)
-	return db
-}
-
-// isBusy recognises a takeover that was refused as the fence row was locked at that moment: by a
-// guard or, in a race, by another takeover.
-func isBusy(err error) bool {
-	var e *mysql.MySQLError
-	return errors.As(err, &e) && (e.Number == 1205 || e.Number == 3572)
-}
-
-// together runs f(0) to f(n-1) at once and returns their errors.
-func concurrently(n int, f func(int) error) []error {
-	var (
-		wg    sync.WaitGroup
-		start = make(chan struct{})
-		errs  = make([]error, n)
-	)
-	for i := range n {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			<-start
-			errs[i] = f(i)
-		}()
-	}
-	close(start)
-	wg.Wait()
-	return errs
-}
-
-// storedFence is what the table says of the newest term.
-func storedFence(t testing.TB, db *sql.DB, election string) (token int64, uid string) {
-	t.Helper()
-	err := db.QueryRowContext(t.Context(), `SELECT fencing_token, leader_uid FROM election_fences WHERE election_name = ?`, election).Scan(&token, &uid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return token, uid
-}
-
 // swapRaces lets n locks race to replace the row that all of them observed, and demands one winner
-// in each round. It tells how often the others lost and how often they were turned away as busy.
+// in each round. It logs how often the others lost and how often they were turned away as busy.
 func swapRaces(t testing.TB, db *sql.DB, election string, n, rounds int) {
 	t.Helper()
 	ctx := t.Context()

@@ -103,17 +103,6 @@ func (c *program) returns(t testing.TB) {
 	}
 }
 
-// holder is who holds an election by its row; empty if released.
-func holder(t testing.TB, db *sql.DB, election string) string {
-	t.Helper()
-	e, err := mysqllock.GetElection(context.Background(), db, election)
-	if err != nil {
-		t.Errorf("who holds %s: %v", election, err)
-		return ""
-	}
-	return e.Holder
-}
-
 // renewals waits until the row of the election "e", which is held, was written n times more. It may
 // be called from a callback.
 func renewals(t testing.TB, db *sql.DB, n int) {
@@ -168,7 +157,7 @@ func TestElectLeaderByTheEnvironment(t *testing.T) {
 	if got := fmt.Sprint(calls); got != "[become lose]" {
 		t.Error(got)
 	}
-	if got := holder(t, db, "e"); got != "" {
+	if got := holderOf(t, db, "e"); got != "" {
 		t.Errorf("still held by %s", got)
 	}
 	if got := tableNames(t, db); got != "election_fences\nelection_records" {
@@ -206,7 +195,7 @@ func setEnvironment(t testing.TB, config *mysql.Config) {
 
 func TestElectLeaderReturnsWhatPreventsTheStart(t *testing.T) {
 	config := newConfig(t)
-	restricted := newUser(t, config, "SELECT ON *")
+	restricted := newAccount(t, config, "SELECT ON {db}.*")
 	change := func(f func(*mysql.Config)) *mysql.Config {
 		c := config.Clone()
 		f(c)
@@ -358,7 +347,7 @@ func TestElectLeaderSaysNothingOfALossToWhoNeverLed(t *testing.T) {
 	if c.led.Load() != 0 || c.lost.Load() != 0 {
 		t.Errorf("led %d times, lost %d times", c.led.Load(), c.lost.Load())
 	}
-	if got := holder(t, db, "e"); got != "another" {
+	if got := holderOf(t, db, "e"); got != "another" {
 		t.Errorf("held by %q", got)
 	}
 }
@@ -374,7 +363,7 @@ func TestElectLeaderKeepsTheLeaseUntilTheWorkHasEnded(t *testing.T) {
 			gates := map[string]chan struct{}{"becomeLeader": make(chan struct{}), "loseLeadership": make(chan struct{})}
 			callback := func(name string) {
 				<-gates[name]
-				if holder(t, db, "e") == "" {
+				if holderOf(t, db, "e") == "" {
 					t.Errorf("released before %s returned", name)
 				}
 			}
@@ -405,7 +394,7 @@ func TestElectLeaderKeepsTheLeaseUntilTheWorkHasEnded(t *testing.T) {
 			if c.err != nil || c.led.Load() != 1 || c.lost.Load() != 1 {
 				t.Errorf("%v; led %d times, lost %d times", c.err, c.led.Load(), c.lost.Load())
 			}
-			if got := holder(t, db, "e"); got != "" {
+			if got := holderOf(t, db, "e"); got != "" {
 				t.Errorf("not released: %q", got)
 			}
 		})
@@ -429,11 +418,11 @@ func TestElectLeaderDoesNotReleaseALostTermUnderTheWork(t *testing.T) {
 		return nil
 	}), func(ctx context.Context) {
 		<-ctx.Done()
-		if holder(t, db, "e") == "" {
+		if holderOf(t, db, "e") == "" {
 			t.Error("released while becomeLeader runs")
 		}
 	}, func() {
-		if holder(t, db, "e") == "" {
+		if holderOf(t, db, "e") == "" {
 			t.Error("released while loseLeadership runs")
 		}
 	})
@@ -446,7 +435,7 @@ func TestElectLeaderDoesNotReleaseALostTermUnderTheWork(t *testing.T) {
 	failing.Store(false)
 	c.leads(t)
 	c.stops(t)
-	if got := holder(t, db, "e"); got != "" {
+	if got := holderOf(t, db, "e"); got != "" {
 		t.Errorf("not released: %q", got)
 	}
 }
@@ -473,7 +462,7 @@ func TestElectLeaderGoesOnWithATermWhenBecomeLeaderReturns(t *testing.T) {
 	if term.Err() == nil || c.led.Load() != 1 || c.lost.Load() != 1 {
 		t.Errorf("%v; led %d times, lost %d times", term.Err(), c.led.Load(), c.lost.Load())
 	}
-	if got := holder(t, db, "e"); got != "" {
+	if got := holderOf(t, db, "e"); got != "" {
 		t.Errorf("not released: %q", got)
 	}
 }
@@ -537,7 +526,7 @@ func TestElectLeaderReleasesATakeoverThatAStopMeets(t *testing.T) {
 	}
 	c.returns(t)
 	eventually(t, patience, "the takeovers are done", func() bool { return !waiting(t, db, "UPDATE", election) })
-	if got := holder(t, db, election); got != "" {
+	if got := holderOf(t, db, election); got != "" {
 		t.Errorf("held by %q, which has returned", got)
 	}
 	if c.err != nil || c.led.Load() != 0 || c.lost.Load() != 0 {

@@ -1,8 +1,6 @@
 package mysqllock_test
 
 import (
-	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -18,16 +16,10 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// usurp makes somebody else the holder, as a candidate would do that the elector can't see.
-func usurp(t testing.TB, db *sql.DB, election string) {
-	t.Helper()
-	exec(t, db, `UPDATE election_records SET leader_name = 'usurper', leader_uid = 'other', version = version + 1 WHERE election_name = ?`, election)
-}
-
 func TestElectorAsksForOneUpdatePerRenewalAndNothingElse(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
-	c := begin(t, db, "ns/sequence", "a", patient, true)
+	c := begin(t, db, "ns/sequence", "a", patient, releasing)
 	const count = 7
 	eventually(t, electorPatience, "seven operations", func() bool { return len(c.names()) >= count })
 	want := []string{"get", "create", "update", "update", "update", "update", "update"}
@@ -49,7 +41,7 @@ func TestElectorAsksForOneUpdatePerRenewalAndNothingElse(t *testing.T) {
 func TestElectorLeadsRenewsAndStopsInOrder(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
-	c := begin(t, db, "ns/order", "a", patient, false)
+	c := begin(t, db, "ns/order", "a", patient)
 	eventually(t, electorPatience, "leading", c.leads)
 	first := readRow(t, db, "ns/order")
 	if first.Holder != "a" || first.UID == "" || first.Transitions != 0 {
@@ -83,7 +75,7 @@ func TestElectorLeadsRenewsAndStopsInOrder(t *testing.T) {
 // that makes up a success, or that hangs, breaks them.
 const stepDownSlack = 5 * time.Second
 
-func expectStepDown(t *testing.T, c *candidate, since time.Time, timings electorTimings) {
+func expectStepDown(t *testing.T, c *candidate, since time.Time, timings cadence) {
 	t.Helper()
 	limit := timings.retry + timings.renewDeadline + stepDownSlack
 	eventually(t, limit, "OnStoppedLeading", func() bool { return c.told("stopped") })
@@ -96,13 +88,13 @@ func expectStepDown(t *testing.T, c *candidate, since time.Time, timings elector
 func TestElectorWhoseRowWasTakenStepsDownAndLeavesTheRow(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
-	timings := electorTimings{lease: 4 * time.Second, renewDeadline: 1500 * time.Millisecond, retry: 200 * time.Millisecond}
-	c := begin(t, db, "ns/taken", "a", timings, true)
+	timings := cadence{lease: 4 * time.Second, renewDeadline: 1500 * time.Millisecond, retry: 200 * time.Millisecond}
+	c := begin(t, db, "ns/taken", "a", timings, releasing)
 	eventually(t, electorPatience, "leading", c.leads)
 	usurp(t, db, "ns/taken")
 	taken := readRow(t, db, "ns/taken")
 	expectStepDown(t, c, time.Now(), timings)
-	<-c.returned
+	<-c.ended
 	if diff := cmp.Diff(taken, readRow(t, db, "ns/taken")); diff != "" {
 		t.Errorf("the deposed leader changed its successor's row (-want +got):\n%s", diff)
 	}
@@ -111,26 +103,15 @@ func TestElectorWhoseRowWasTakenStepsDownAndLeavesTheRow(t *testing.T) {
 func TestElectorThatTheServerRefusesStepsDown(t *testing.T) {
 	t.Parallel()
 	db, config := newTables(t)
-	user := "u" + config.DBName[max(0, len(config.DBName)-20):]
-	exec(t, db, fmt.Sprintf("CREATE USER '%s'@'%%' IDENTIFIED BY 'Secret-1'", user))
-	t.Cleanup(func() {
-		if _, err := db.ExecContext(context.Background(), fmt.Sprintf("DROP USER '%s'@'%%'", user)); err != nil {
-			t.Error(err)
-		}
-	})
-	for _, table := range []string{"election_records", "election_fences"} {
-		exec(t, db, fmt.Sprintf("GRANT SELECT, INSERT, UPDATE ON `%s`.%s TO '%s'@'%%'", config.DBName, table, user))
-	}
-	restricted := config.Clone()
-	restricted.User, restricted.Passwd = user, "Secret-1"
-	timings := electorTimings{lease: 4 * time.Second, renewDeadline: 1500 * time.Millisecond, retry: 200 * time.Millisecond}
-	c := begin(t, open(t, restricted), "ns/refused", "a", timings, true)
+	restricted := newAccount(t, config, ordinary...)
+	timings := cadence{lease: 4 * time.Second, renewDeadline: 1500 * time.Millisecond, retry: 200 * time.Millisecond}
+	c := begin(t, open(t, restricted), "ns/refused", "a", timings, releasing)
 	eventually(t, electorPatience, "leading", c.leads)
-	exec(t, db, fmt.Sprintf("REVOKE SELECT, INSERT, UPDATE ON `%s`.election_records FROM '%s'@'%%'", config.DBName, user))
+	exec(t, db, fmt.Sprintf("REVOKE SELECT, INSERT, UPDATE ON `%s`.election_records FROM '%s'@'%%'", config.DBName, restricted.User))
 	since := time.Now()
 	before := readRow(t, db, "ns/refused")
 	expectStepDown(t, c, since, timings)
-	<-c.returned
+	<-c.ended
 	// Not compared by version: a renewal may have been under way.
 	if after := readRow(t, db, "ns/refused"); after.Holder != "a" || after.UID != before.UID {
 		t.Errorf("a leader that the server refuses changed the row from %+v to %+v", before, after)
@@ -140,9 +121,9 @@ func TestElectorThatTheServerRefusesStepsDown(t *testing.T) {
 func TestElectorTakesOverFromAVanishedLeaderOnlyWhenTheLeaseHasPassed(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
-	first := begin(t, db, "ns/vanished", "a", hasty, false)
+	first := begin(t, db, "ns/vanished", "a", hasty)
 	eventually(t, electorPatience, "the first leads", first.leads)
-	second := begin(t, db, "ns/vanished", "b", hasty, false)
+	second := begin(t, db, "ns/vanished", "b", hasty)
 	eventually(t, electorPatience, "the second sees the first", func() bool { return len(second.sawLeaders()) > 0 })
 	first.stop()
 	eventually(t, 2*electorPatience, "the second leads", second.leads)
@@ -165,9 +146,9 @@ func TestElectorTakesNoRenewedLeaseOver(t *testing.T) {
 	db, _ := newTables(t)
 	// Twice the lease is watched. A leader that is too slow to renew may lose it honestly: then its
 	// own last renewal is a lease old.
-	first := begin(t, db, "ns/renewed", "a", hasty, false)
+	first := begin(t, db, "ns/renewed", "a", hasty)
 	eventually(t, electorPatience, "the first leads", first.leads)
-	second := begin(t, db, "ns/renewed", "b", hasty, false)
+	second := begin(t, db, "ns/renewed", "b", hasty)
 	eventually(t, electorPatience, "two leases have passed or the second leads", func() bool {
 		names := second.history()
 		return second.leads() || len(names) > 0 && time.Since(names[0].started) > 2*hasty.lease
@@ -183,7 +164,7 @@ func TestElectorTakesNoRenewedLeaseOver(t *testing.T) {
 func TestElectorLeadsAReleasedElectionWithoutWaitingForTheLease(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
-	first := begin(t, db, "ns/released", "a", patient, true)
+	first := begin(t, db, "ns/released", "a", patient, releasing)
 	eventually(t, electorPatience, "the first leads", first.leads)
 	first.stop()
 	released := readRow(t, db, "ns/released")
@@ -191,9 +172,9 @@ func TestElectorLeadsAReleasedElectionWithoutWaitingForTheLease(t *testing.T) {
 		t.Errorf("the released row is %+v", released)
 	}
 
-	second := begin(t, db, "ns/released", "b", patient, true)
+	second := begin(t, db, "ns/released", "b", patient, releasing)
 	eventually(t, electorPatience, "the second leads", second.leads)
-	third := begin(t, db, "ns/released", "c", patient, true)
+	third := begin(t, db, "ns/released", "c", patient, releasing)
 	eventually(t, electorPatience, "the third sees the second", func() bool { return slices.Contains(third.sawLeaders(), "b") })
 	second.stop()
 	eventually(t, electorPatience, "the waiting third leads", third.leads)
@@ -205,11 +186,11 @@ func TestElectorLeadsAReleasedElectionWithoutWaitingForTheLease(t *testing.T) {
 func TestElectorsOfFollowersLearnWhoLeads(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
-	a := begin(t, db, "ns/learn", "ä/1", patient, true)
+	a := begin(t, db, "ns/learn", "ä/1", patient, releasing)
 	eventually(t, electorPatience, "the first leads", a.leads)
 	followers := map[string]*candidate{}
 	for _, identity := range []string{"b", "c", "d"} {
-		followers[identity] = begin(t, db, "ns/learn", identity, patient, true)
+		followers[identity] = begin(t, db, "ns/learn", identity, patient, releasing)
 	}
 	for identity, c := range followers {
 		eventually(t, electorPatience, identity+" sees the first leader", func() bool { return len(c.sawLeaders()) == 1 })
@@ -269,6 +250,15 @@ func TestElectorsOfFollowersWatchBytesThatEachRenewalChanges(t *testing.T) {
 	}
 }
 
+// term is the time in which a candidate could believe in its lead.
+type term struct {
+	who      string
+	from, to time.Time
+	token    int64
+	renewed  time.Time // for the last time
+	vanished bool      // ended without a release
+}
+
 // A term is counted from the elector's "became leader", which comes before OnStartedLeading, to the
 // first of: the cancellation, the release, OnStoppedLeading. client-go releases before it calls
 // OnStoppedLeading, so that the callbacks alone can overlap even where the leases don't.
@@ -277,7 +267,7 @@ func TestElectorsOfFiveCandidatesThatComeAndGoNeverOverlap(t *testing.T) {
 	db, _ := newTables(t)
 	// Leases are long for their renew deadline: five candidates in one slow process may be held up
 	// for a second.
-	timings := electorTimings{lease: 4 * time.Second, renewDeadline: time.Second, retry: 100 * time.Millisecond}
+	timings := cadence{lease: 4 * time.Second, renewDeadline: time.Second, retry: 100 * time.Millisecond}
 	var (
 		mu                 sync.Mutex
 		terms              []term
@@ -293,21 +283,21 @@ func TestElectorsOfFiveCandidatesThatComeAndGoNeverOverlap(t *testing.T) {
 	for i := range 5 {
 		identity := fmt.Sprintf("candidate-%d", i)
 		random := rand.New(rand.NewPCG(1, uint64(i)))
-		lock := newLock(t, db, "ns/churn", identity, mysqllock.WithOperationTimeout(timings.d()))
+		lock := newLock(t, db, "ns/churn", identity, mysqllock.WithOperationTimeout(timings.operationTimeout()))
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
 			for !enough() {
 				if random.IntN(2) == 0 { // the process was restarted
 					var err error
-					lock, err = mysqllock.New(db, "ns/churn", resourcelock.ResourceLockConfig{Identity: identity}, mysqllock.WithOperationTimeout(timings.d()))
+					lock, err = mysqllock.New(db, "ns/churn", resourcelock.ResourceLockConfig{Identity: identity}, mysqllock.WithOperationTimeout(timings.operationTimeout()))
 					if err != nil {
 						t.Error(err)
 						return
 					}
 				}
 				vanish := random.IntN(4) == 0
-				c, err := run(lock, timings, !vanish)
+				c, err := run(lock, timings, func(c *campaign) { c.ReleaseOnCancel = !vanish })
 				if err != nil {
 					t.Error(err)
 					return
@@ -369,7 +359,7 @@ func TestElectorRunAfterRunMayHaveOneLock(t *testing.T) {
 	t.Parallel()
 	a := newArena(t)
 	newLedger(t, a.config)
-	o := a.hold(t, true, brisk, runAfterRun, unbroken)
+	o := a.hold(t, true, hasty, runAfterRun, unbroken)
 	t.Logf("HAZARD | j: one Lock for run after run | | %s", o.note)
 }
 
@@ -387,7 +377,7 @@ func runAfterRun(c *contest) hazardResult {
 		if err := own.Transact(c.Context(), work, nil, inserting(ending)); !errors.Is(err, mysqllock.ErrNotLeader) {
 			c.Errorf("before %q: error %v, want ErrNotLeader", ending, err)
 		}
-		how := func(config *leaderelection.LeaderElectionConfig) { config.ReleaseOnCancel = ending == "release" }
+		how := func(config *campaign) { config.ReleaseOnCancel = ending == "release" }
 		run := c.run(lock, how)
 		run.mustLead(c, c.pace.takeoverWithin())
 		token, held := own.FencingToken()
@@ -432,9 +422,9 @@ func TestElectorKeepsItsLeaseThroughAnOutageOfAThirdOfIt(t *testing.T) {
 	t.Parallel()
 	a := newArena(t)
 	var tests []test
-	for _, p := range []pace{
+	for _, p := range []cadence{
 		{6 * time.Second, 4 * time.Second, 800 * time.Millisecond},
-		{15 * time.Second, 10 * time.Second, 2 * time.Second}, // client-go's defaults
+		defaults,
 	} {
 		tests = append(tests, test{fmt.Sprintf("%v, %v, %v", p.lease, p.renewDeadline, p.retry), func(t *testing.T) {
 			o := a.hold(t, true, p, outage, unbroken)
@@ -485,14 +475,17 @@ func TestElectorsMetricsShowWhoLeadsAndWhichRenewalsNeededAnotherLook(t *testing
 	db, _ := newTables(t)
 	const election = "metrics of the elector"
 	name := newLock(t, db, election, "a").Describe()
-	c := begin(t, db, election, "a", hasty, true)
+	c := begin(t, db, election, "a", hasty, releasing)
 	eventually(t, electorPatience, "the metric says that it leads", func() bool { _, leads, _ := electorMetrics.of(name); return leads })
 	// As a renewal does that was given up and is applied all the same.
 	exec(t, db, `UPDATE election_records SET version = version + 1 WHERE election_name = ?`, election)
 	eventually(t, electorPatience, "the renewal that met this is counted", func() bool { _, _, slow := electorMetrics.of(name); return slow > 0 })
 	usurp(t, db, election)
-	<-c.returned // it can't renew
+	<-c.ended // it can't renew
 	if known, leads, _ := electorMetrics.of(name); !known || leads {
 		t.Errorf("after the loss: known %t, leads %t", known, leads)
 	}
 }
+
+// The first provider counts, and only for electors made afterwards.
+func init() { leaderelection.SetProvider(electorMetrics) }

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"strings"
 
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
@@ -39,23 +38,6 @@ func (s *statements) multiWriterGuard(election string, token int64, uid string) 
 	return statement{s.texts.multiWriterGuard, []any{hex.EncodeToString([]byte(election)), token, uid}}
 }
 
-// multiWriterSQL finds out about servers on which a read lock is not enough: Galera (wsrep_on is ON)
-// and Group Replication (it has a group's name), in whatever mode, as modes change while a primary
-// fails over; and TiDB, whose LOCK IN SHARE MODE may lock nothing.
-const multiWriterSQL = `SHOW VARIABLES WHERE Variable_name IN ('wsrep_on', 'group_replication_group_name', 'version', 'version_comment')`
-
-// isMultiWriter reports whether guards must be writes. It is asked when a term begins.
-func (s *session) isMultiWriter(ctx context.Context) (multiWriter bool, err error) {
-	err = s.query(ctx, statement{text: multiWriterSQL}, func(scan scanner) error {
-		var name, value string
-		err := scan(&name, &value)
-		multiWriter = multiWriter || name == "wsrep_on" && value == "ON" || name == "group_replication_group_name" && value != "" ||
-			strings.HasPrefix(name, "version") && strings.Contains(value, "TiDB")
-		return err
-	})
-	return multiWriter, err
-}
-
 // FencingToken returns the token of the current term, and whether this Lock holds one. Every term
 // of an election, also one of the same holder, has a token larger than all before. A resource that
 // refuses tokens smaller than the largest it has seen refuses a stale leader:
@@ -84,8 +66,8 @@ func (l *Lock) FencingToken() (token int64, held bool) {
 // wait for a guard.
 //
 // The guard is a shared lock, so that any number of a leader's transactions may be guarded at once.
-// On Galera and Group Replication, which is detected, it is a write instead: guarded transactions
-// of one election wait for each other there, a commit may fail with error 1213 or 3101, having
+// On Galera, Group Replication and TiDB, and on a server that did not say what it is, it is a write
+// instead: guarded transactions of one election wait for each other there, a commit may fail with error 1213 or 3101, having
 // committed nothing, and a read-only transaction can't be guarded. tx's account needs SELECT and
 // UPDATE on election_fences.
 //
@@ -103,8 +85,9 @@ func (l *Lock) Guard(ctx context.Context, tx *sql.Tx) error {
 func (l *Lock) guard(ctx context.Context, tx *sql.Tx, token int64) error {
 	// The transaction may be of a pool with another default database.
 	statements := l.tables.Load().ascii // its guards suit every encoding
-	multiWriter := l.term.guardsByWrite()
-	if multiWriter {
+	_, server := l.term.fence()
+	byWrite := server.guardsByWrite()
+	if byWrite {
 		guard := statements.multiWriterGuard(l.election, token, l.uid)
 		result, err := tx.ExecContext(ctx, guard.text, guard.args...)
 		if err != nil {
@@ -127,7 +110,7 @@ func (l *Lock) guard(ctx context.Context, tx *sql.Tx, token int64) error {
 		return err
 	case found.Int64 != token || uid.String != l.uid:
 		return fmt.Errorf("%w: another term has begun, with fencing token %d after %d", ErrNotLeader, found.Int64, token)
-	case multiWriter:
+	case byWrite:
 		return fmt.Errorf("%w: the row in election_fences is not as it was when the transaction began", ErrNotLeader)
 	}
 	return nil

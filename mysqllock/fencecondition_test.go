@@ -3,6 +3,7 @@ package mysqllock_test
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"strings"
 	"testing"
@@ -242,4 +243,70 @@ func TestFenceConditionNeedsATerm(t *testing.T) {
 	if _, _, err := lock.FenceCondition(); !errors.Is(err, mysqllock.ErrNotLeader) {
 		t.Errorf("after a release: %v", err)
 	}
+}
+
+// A server, or a proxy before it, that does not say what it is keeps nobody from leading. What is
+// weaker than a write is not relied on.
+func TestFenceConditionIsRefusedAndGuardsAreWritesWhereTheKindOfServerIsUnknown(t *testing.T) {
+	t.Parallel()
+	db, config := newTables(t)
+	work := newLedger(t, config)
+	silent := hookedPool(t, config, func(query string, _ []driver.NamedValue) error {
+		if strings.HasPrefix(query, "SHOW VARIABLES") {
+			return &mysql.MySQLError{Number: 1105, Message: "unsupported statement"}
+		}
+		return nil
+	})
+	lock := newLock(t, silent, "e", "a")
+	takeOver(t, lock)
+	if _, _, err := lock.FenceCondition(); err == nil || errors.Is(err, mysqllock.ErrNotLeader) || !strings.Contains(err.Error(), "SHOW VARIABLES") {
+		t.Errorf("a fenced statement: %v", err)
+	}
+	mustSucceed(t, "a transaction", func() error { return lock.Transact(t.Context(), work, nil, inserting("a")) })
+	var guards int
+	if err := db.QueryRowContext(t.Context(), `SELECT guards FROM election_fences`).Scan(&guards); err != nil || guards != 1 {
+		t.Errorf("%d guards were writes, want 1: %v", guards, err)
+	}
+	takeOver(t, newLock(t, db, "e", "b"))
+	if err := lock.Transact(t.Context(), work, nil, inserting("stale")); !errors.Is(err, mysqllock.ErrNotLeader) {
+		t.Errorf("a stale leader's transaction: %v", err)
+	}
+	wantLedger(t, db, "a")
+}
+
+// An election of another database, and a Lock that had the same token, are no reason to write.
+func TestFenceConditionComparesElectionTokenAndLockInTheLocksDatabase(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ name, change string }{
+		{"another Lock with this token", `UPDATE election_fences SET leader_uid = 'other' WHERE election_name = 'e'`},
+		{"another token of this Lock", `UPDATE election_fences SET fencing_token = fencing_token + 1 WHERE election_name = 'e'`},
+		{"another election", `UPDATE election_fences SET election_name = 'f' WHERE election_name = 'e'`},
+		{"the name in another case", `UPDATE election_fences SET election_name = 'E' WHERE election_name = 'e'`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			db, _ := newTables(t)
+			newWork(t, db)
+			lock := newLock(t, db, "e", "a")
+			takeOver(t, lock)
+			condition, args := fenceCondition(t, lock)
+			exec(t, db, c.change)
+			if n := runFenced(t, db, fenced[2].statement, condition, args); n != 0 {
+				t.Errorf("changed %d rows", n)
+			}
+		})
+	}
+	t.Run("a fence in the work's own database", func(t *testing.T) {
+		db, _ := newTables(t)
+		work, _ := newTables(t)
+		newWork(t, work)
+		lock := newLock(t, db, "e", "a")
+		takeOver(t, lock)
+		condition, args := fenceCondition(t, lock)
+		token, _ := lock.FencingToken()
+		exec(t, work, `INSERT INTO election_fences (election_name, fencing_token, leader_uid) VALUES ('e', ?, ?)`, token, args[2])
+		takeOver(t, newLock(t, db, "e", "b"))
+		if n := runFenced(t, work, fenced[2].statement, condition, args); n != 0 {
+			t.Errorf("changed %d rows", n)
+		}
+	})
 }

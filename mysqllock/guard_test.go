@@ -39,10 +39,7 @@ func TestGuardOfAClientThatIsCutOffHoldsTakeoversOffUntilWaitTimeout(t *testing.
 	if err := insert(t.Context(), tx, "never committed"); err != nil {
 		t.Fatal(err)
 	}
-	var session int64
-	if err := tx.QueryRowContext(t.Context(), `SELECT CONNECTION_ID()`).Scan(&session); err != nil {
-		t.Fatal(err)
-	}
+	session := sessionID(t, tx)
 	network.after(0)
 	cutOff := time.Now()
 	refused := 0
@@ -201,7 +198,7 @@ func TestGuardIsNotDisturbedByRenewals(t *testing.T) {
 // after the guard has ended.
 func TestGuardMakesFollowersNeitherQueueNorWaitLong(t *testing.T) {
 	t.Parallel()
-	o := newArena(t).hold(t, true, brisk, followersOfAGuardedTerm, unbroken)
+	o := newArena(t).hold(t, true, hasty, followersOfAGuardedTerm, unbroken)
 	t.Logf("HAZARD | i: five followers of a guarded term | | %s", o.note)
 }
 
@@ -222,7 +219,7 @@ func followersOfAGuardedTerm(c *contest) hazardResult {
 	if err := gone.Guard(c.Context(), tx); err != nil {
 		c.Fatal(err)
 	}
-	var followers []*contender
+	var followers []*candidate
 	for i := range n {
 		followers = append(followers, c.run(c.lock(open(c, c.config), fmt.Sprintf("follower %d", i+1))))
 	}
@@ -240,7 +237,7 @@ func followersOfAGuardedTerm(c *contest) hazardResult {
 			guarded = false
 		}
 	}
-	if slices.ContainsFunc(followers, (*contender).leads) {
+	if slices.ContainsFunc(followers, (*candidate).leads) {
 		c.Fatal("a follower leads while the guard holds")
 	}
 	if err := tx.Commit(); err != nil {
@@ -252,7 +249,7 @@ func followersOfAGuardedTerm(c *contest) hazardResult {
 
 	var refusals []time.Duration
 	for _, f := range followers {
-		for _, u := range f.written() {
+		for _, u := range f.history() {
 			if u.err != nil && strings.Contains(u.err.Error(), "a transaction guards the current term") {
 				refusals = append(refusals, u.returned.Sub(u.started))
 			}

@@ -1,55 +1,23 @@
 package mysqllock_test
 
 import (
-	"bytes"
 	"context"
 	"database/sql"
 	"fmt"
-	"regexp"
 	"runtime"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
-	"k8s.io/client-go/tools/leaderelection"
-	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqllocktest"
 )
 
-// This file shows what goes wrong with client-go's stock elector on a lock that does no more than
-// LeaseLock does (see mysqllocktest.ReferenceLock), and that it does not with a Lock. The networks
-// fail by means of a proxy, the rest is real. What is measured is for how long two candidates led
-// at once, as they believed themselves: from OnStartedLeading to OnStoppedLeading.
-
-// pace is the timings of an elector.
-type pace struct{ lease, renewDeadline, retry time.Duration }
-
-// operationTimeout is the deadline that WithTimings gives an operation.
-func (p pace) operationTimeout() time.Duration { return (p.lease - p.renewDeadline - p.retry) / 2 }
-
-func (p pace) option() mysqllock.Option {
-	return mysqllock.WithTimings(p.lease, p.renewDeadline, p.retry)
-}
-
-// takeoverWithin is how long a follower needs when a leader is gone without a word: the lease, a
-// poll that sees its last renewal and one that takes over, both with the acquire loop's jitter, and
-// what a busy machine adds.
-func (p pace) takeoverWithin() time.Duration {
-	return p.lease + time.Duration(2*(1+leaderelection.JitterFactor)*float64(p.retry)) + 3*time.Second
-}
-
-var (
-	// long leaves a wide window where a reply may be late; the others are for where it isn't about
-	// that.
-	long  = pace{6 * time.Second, 5 * time.Second, 200 * time.Millisecond}
-	short = pace{3 * time.Second, 2 * time.Second, 200 * time.Millisecond}
-	brisk = pace{2 * time.Second, 1200 * time.Millisecond, 200 * time.Millisecond}
-)
+// A contest is one election under a hazard. One that went wrong while the machine stood still is
+// held again.
 
 // together runs tests at the same time, however many processors there are: t.Parallel runs no more
 // at once than there are, and these mostly wait.
@@ -130,7 +98,7 @@ func (a *arena) stalled(since time.Time) time.Duration {
 
 // hold holds a contest. One that went wrong while machine or server stalled is held again, at most
 // twice.
-func (a *arena) hold(t *testing.T, ours bool, p pace, run func(*contest) hazardResult, isWanted func(hazardResult) bool) hazardResult {
+func (a *arena) hold(t *testing.T, ours bool, p cadence, run func(*contest) hazardResult, isWanted func(hazardResult) bool) hazardResult {
 	t.Helper()
 	for attempt := 1; ; attempt++ {
 		since := time.Now()
@@ -176,12 +144,12 @@ type contest struct {
 	arena    *arena
 	election string
 	ours     bool // they use a Lock, else the reference
-	pace     pace
+	pace     cadence
 	db       *sql.DB // for those whose network works
 	config   *mysql.Config
 	network  *proxy // between one of them and the server
 
-	contenders []*contender
+	candidates []*candidate
 	cleanups   []func()
 	failures   []string
 }
@@ -206,7 +174,7 @@ func (c *contest) Fatalf(format string, args ...any) {
 
 // stop stops all electors.
 func (c *contest) stop() {
-	for _, r := range c.contenders {
+	for _, r := range c.candidates {
 		r.stop()
 	}
 }
@@ -219,15 +187,15 @@ func (c *contest) end() {
 }
 
 // lock makes a candidate's lock. Options take the place of WithTimings.
-func (c *contest) lock(db *sql.DB, identity string, opts ...mysqllock.Option) *watched {
+func (c *contest) lock(db *sql.DB, identity string, opts ...mysqllock.Option) *spy {
 	c.Helper()
 	if !c.ours {
-		return &watched{Interface: mysqllocktest.NewReferenceLock(db, c.election, identity, c.pace.renewDeadline)}
+		return &spy{Interface: mysqllocktest.NewReferenceLock(db, c.election, identity, c.pace.renewDeadline)}
 	}
 	if len(opts) == 0 {
 		opts = []mysqllock.Option{c.pace.option()}
 	}
-	return &watched{Interface: newLock(c, db, c.election, identity, opts...)}
+	return &spy{Interface: newLock(c, db, c.election, identity, opts...)}
 }
 
 // proxied is a pool of connections through the network that fails.
@@ -236,119 +204,25 @@ func (c *contest) proxied() *sql.DB {
 	return open(c, c.network.config(c.config))
 }
 
-// contender is a candidate whose elector runs.
-type contender struct {
-	*watched
-	cancel context.CancelFunc
-	done   chan struct{}
-
-	mu    sync.Mutex
-	terms []hazardTerm
-}
-
-// hazardTerm is when a candidate believed that it led.
-type hazardTerm struct{ from, to time.Time }
-
 // run runs an elector until the contest ends.
-func (c *contest) run(lock *watched, change ...func(*leaderelection.LeaderElectionConfig)) *contender {
-	return c.runWith(context.Background(), lock, change...)
-}
-
-func (c *contest) runWith(ctx context.Context, lock *watched, change ...func(*leaderelection.LeaderElectionConfig)) *contender {
+func (c *contest) run(lock *spy, how ...func(*campaign)) *candidate {
 	c.Helper()
-	r := &contender{watched: lock, done: make(chan struct{})}
-	config := leaderelection.LeaderElectionConfig{
-		Lock:          lock,
-		Name:          lock.Describe(),
-		LeaseDuration: c.pace.lease,
-		RenewDeadline: c.pace.renewDeadline,
-		RetryPeriod:   c.pace.retry,
-		Callbacks: leaderelection.LeaderCallbacks{
-			OnStartedLeading: func(context.Context) {
-				r.mu.Lock()
-				defer r.mu.Unlock()
-				r.terms = append(r.terms, hazardTerm{from: time.Now()})
-			},
-			OnStoppedLeading: func() {
-				r.mu.Lock()
-				defer r.mu.Unlock()
-				if n := len(r.terms); n > 0 {
-					r.terms[n-1].to = time.Now()
-				}
-			},
-		},
-	}
-	for _, f := range change {
-		f(&config)
-	}
-	elector, err := leaderelection.NewLeaderElector(config)
-	if err != nil {
-		c.Fatal(err)
-	}
-	ctx, r.cancel = context.WithCancel(ctx)
-	go func() {
-		defer close(r.done)
-		elector.Run(ctx)
-	}()
-	c.contenders = append(c.contenders, r)
+	r := start(c, lock, c.pace, how...)
+	c.candidates = append(c.candidates, r)
 	return r
 }
 
-// releasing makes an elector release its lease in the end.
-func releasing(config *leaderelection.LeaderElectionConfig) { config.ReleaseOnCancel = true }
-
 // follow runs n followers, and waits until each has seen the election.
-func (c *contest) follow(n int) []*contender {
+func (c *contest) follow(n int) []*candidate {
 	c.Helper()
-	var followers []*contender
+	var followers []*candidate
 	for i := range n {
 		followers = append(followers, c.run(c.lock(c.db, fmt.Sprintf("follower %d", i+1))))
 	}
 	for _, f := range followers {
-		eventually(c, 20*time.Second, "a follower polls", func() bool { return f.pollCount() > 0 })
+		eventually(c, 20*time.Second, "a follower polls", func() bool { return f.polls() > 0 })
 	}
 	return followers
-}
-
-func (r *contender) stop() {
-	r.watched.resume()
-	r.cancel()
-	<-r.done
-}
-
-func (r *contender) leads() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	n := len(r.terms)
-	return n > 0 && r.terms[n-1].to.IsZero()
-}
-
-// led are the terms so far; one that goes on ends now.
-func (r *contender) led(now time.Time) []hazardTerm {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	terms := slices.Clone(r.terms)
-	for i := range terms {
-		if terms[i].to.IsZero() {
-			terms[i].to = now
-		}
-	}
-	return terms
-}
-
-func (r *contender) mustLead(c *contest, timeout time.Duration) {
-	c.Helper()
-	eventually(c, timeout, r.Identity()+" leads", r.leads)
-}
-
-// mustEnd waits until the elector's Run has returned.
-func (r *contender) mustEnd(c *contest) {
-	c.Helper()
-	select {
-	case <-r.done:
-	case <-time.After(20 * time.Second):
-		c.Fatalf("not within 20s: %s stops", r.Identity())
-	}
 }
 
 // receive waits for what a network tells. A leader that lost its lease, as the machine was busy,
@@ -363,37 +237,15 @@ func receive[T any](c *contest, what string, from <-chan T) (told T) {
 	return told
 }
 
-// mustRenew waits for n renewals, or whatever Update succeeds.
-func (r *contender) mustRenew(c *contest, n int) {
-	c.Helper()
-	before := len(r.succeeded())
-	eventually(c, 20*time.Second, r.Identity()+" renews", func() bool { return len(r.succeeded()) >= before+n })
-}
-
-// whoLeads waits until one of them leads.
-func whoLeads(c *contest, contenders []*contender, timeout time.Duration) (leader *contender, others []*contender) {
-	c.Helper()
-	eventually(c, timeout, "a follower leads", func() bool {
-		i := slices.IndexFunc(contenders, (*contender).leads)
-		if i < 0 {
-			return false
-		}
-		leader = contenders[i]
-		others = slices.Delete(slices.Clone(contenders), i, i+1)
-		return true
-	})
-	return leader, others
-}
-
 // overlap is for how long more than one of them led.
-func overlap(contenders ...*contender) time.Duration {
+func overlap(candidates ...*candidate) time.Duration {
 	type edge struct {
 		at   time.Time
 		step int
 	}
 	now := time.Now()
 	var edges []edge
-	for _, r := range contenders {
+	for _, r := range candidates {
 		for _, t := range r.led(now) {
 			edges = append(edges, edge{t.from, 1}, edge{t.to, -1})
 		}
@@ -408,160 +260,6 @@ func overlap(contenders ...*contender) time.Duration {
 		leaders += e.step
 	}
 	return sum
-}
-
-// watched passes everything on to a lock, keeps what a test asks about, and can stand for a process
-// that is paused.
-type watched struct {
-	resourcelock.Interface
-
-	mu      sync.Mutex
-	paused  chan struct{} // operations wait while it is there
-	waiting int
-	// pauseAfterUpdate pauses the process right after an Update succeeded.
-	pauseAfterUpdate bool
-	polls            int
-	updates          []written
-}
-
-// written is an Update that has returned.
-type written struct {
-	started, returned time.Time
-	err               error
-}
-
-func (w *watched) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
-	w.wait()
-	record, raw, err := w.Interface.Get(ctx)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.polls++
-	return record, raw, err
-}
-
-func (w *watched) Create(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
-	w.wait()
-	return w.Interface.Create(ctx, record)
-}
-
-func (w *watched) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
-	w.wait()
-	started := time.Now()
-	err := w.Interface.Update(ctx, record)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.updates = append(w.updates, written{started, time.Now(), err})
-	if err == nil && w.pauseAfterUpdate {
-		w.pauseAfterUpdate = false
-		w.paused = make(chan struct{})
-	}
-	return err
-}
-
-func (w *watched) wait() {
-	w.mu.Lock()
-	paused := w.paused
-	if paused == nil {
-		w.mu.Unlock()
-		return
-	}
-	w.waiting++
-	w.mu.Unlock()
-	<-paused
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.waiting--
-}
-
-// pause stops the process, as SIGSTOP or a long garbage collection does, before its next operation,
-// and returns when it has stopped.
-func (w *watched) pause(t testing.TB) {
-	t.Helper()
-	w.mu.Lock()
-	w.paused = make(chan struct{})
-	w.mu.Unlock()
-	eventually(t, 20*time.Second, "the process is paused", func() bool {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		return w.waiting > 0
-	})
-}
-
-func (w *watched) setPauseAfterUpdate(on bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.pauseAfterUpdate = on
-}
-
-func (w *watched) resume() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.pauseAfterUpdate = false
-	if w.paused != nil {
-		close(w.paused)
-		w.paused = nil
-	}
-}
-
-func (w *watched) pollCount() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.polls
-}
-
-func (w *watched) written() []written {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return slices.Clone(w.updates)
-}
-
-// succeeded are the Updates that did.
-func (w *watched) succeeded() []written {
-	return slices.DeleteFunc(w.written(), func(u written) bool { return u.err != nil })
-}
-
-// isRenewal reports whether a packet has a statement that writes the lease alone: a renewal or a
-// release. In a Batch it has a row, with two names, of another Lock than those that keep it
-// company.
-func isRenewal(packet []byte) bool {
-	switch command(packet) {
-	case comStmtPrepare:
-		return false
-	case comStmtExecute:
-		return hasTime.Match(packet)
-	}
-	if bytes.Contains(packet, []byte("UPDATE (SELECT")) {
-		return bytes.Count(packet, []byte("CONVERT('")) > 2*bytes.Count(packet, []byte("CONVERT('company"))
-	}
-	return bytes.Contains(packet, []byte("election_records AS r SET")) || bytes.Contains(packet, []byte("UPDATE election_records SET leader_name"))
-}
-
-// hasTime: of what is sent prepared, a renewal has times, and a poll has none.
-var hasTime = regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d`)
-
-// command is what a packet of the protocol asks for.
-func command(packet []byte) byte {
-	if len(packet) < 5 {
-		return 0
-	}
-	return packet[4]
-}
-
-// failAtNextRenewal returns a function after which the next renewal that passes the network is met
-// by fail. What is sent after that is met by then, if there is one.
-func failAtNextRenewal(network *proxy, fail, then func()) (arm func()) {
-	var stage atomic.Int32
-	network.onRequest = func(packet []byte) {
-		switch {
-		case stage.Load() == 1 && isRenewal(packet):
-			stage.Store(2)
-			fail()
-		case stage.Load() == 2 && then != nil:
-			stage.Store(3)
-			then()
-		}
-	}
-	return func() { stage.Store(1) }
 }
 
 // hazardResult is what came of a contest.
@@ -582,13 +280,13 @@ func (o hazardResult) String() string {
 func unbroken(o hazardResult) bool { return !o.broken }
 
 // overlapped is the result where any overlap breaks the promise.
-func overlapped(contenders ...*contender) hazardResult {
-	d := overlap(contenders...)
+func overlapped(candidates ...*candidate) hazardResult {
+	d := overlap(candidates...)
 	return hazardResult{overlap: d, broken: d > 0}
 }
 
 // late is such a contest with replies that take that long.
-func late(c *contest, delay time.Duration, change ...func(*leaderelection.LeaderElectionConfig)) hazardResult {
+func late(c *contest, delay time.Duration, change ...func(*campaign)) hazardResult {
 	arm := failAtNextRenewal(c.network, func() { c.network.delayReplies(delay) }, c.network.blackHole)
 	leader := c.run(c.lock(c.proxied(), "leader"), change...)
 	leader.mustLead(c, 20*time.Second)
@@ -598,24 +296,11 @@ func late(c *contest, delay time.Duration, change ...func(*leaderelection.Leader
 }
 
 // succession waits until a follower has taken the leader's place.
-func succession(c *contest, leader *contender, followers []*contender) hazardResult {
+func succession(c *contest, leader *candidate, followers []*candidate) hazardResult {
 	c.Helper()
 	whoLeads(c, followers, c.pace.takeoverWithin())
 	leader.mustEnd(c)
-	return overlapped(c.contenders...)
-}
-
-// countSessions counts the server's sessions.
-func countSessions(t testing.TB, db *sql.DB, condition string, args ...any) (n int) {
-	t.Helper()
-	table := "performance_schema.processlist"
-	if server.MariaDB() {
-		table = "information_schema.PROCESSLIST"
-	}
-	if err := db.QueryRowContext(t.Context(), `SELECT COUNT(*) FROM `+table+` WHERE `+condition, args...).Scan(&n); err != nil {
-		t.Fatal(err)
-	}
-	return n
+	return overlapped(c.candidates...)
 }
 
 func outage(c *contest) hazardResult {
@@ -626,9 +311,9 @@ func outage(c *contest) hazardResult {
 	follower := c.follow(1)[0]
 	arm()
 	outage := time.After(time.Until(receive(c, "the leader's next renewal", begun).Add(c.pace.lease / 3)))
-	before := len(leader.succeeded())
+	before := len(leader.renewals())
 	<-outage
-	if n := len(leader.succeeded()); n != before {
+	if n := len(leader.renewals()); n != before {
 		c.Errorf("%d renewals during the outage", n-before)
 	}
 	c.network.forward()

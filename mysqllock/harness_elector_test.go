@@ -14,116 +14,56 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// electorTimings are those of one elector and, as d, of its lock's operations.
-type electorTimings struct {
-	lease, renewDeadline, retry time.Duration
+// One runner of client-go's own elector, and the timings that tests give it.
+
+// cadence is the timings of an elector: LeaseDuration, RenewDeadline and RetryPeriod.
+type cadence struct{ lease, renewDeadline, retry time.Duration }
+
+// operationTimeout is the deadline that WithTimings gives an operation.
+func (c cadence) operationTimeout() time.Duration { return (c.lease - c.renewDeadline - c.retry) / 2 }
+
+func (c cadence) option() mysqllock.Option {
+	return mysqllock.WithTimings(c.lease, c.renewDeadline, c.retry)
 }
 
-// d is what WithOperationTimeout's documentation asks for.
-func (e electorTimings) d() time.Duration { return (e.lease - e.renewDeadline - e.retry) / 2 }
+// record is one that holds the lease for that duration, and begins a term.
+func (c cadence) record(identity string) resourcelock.LeaderElectionRecord {
+	return recordFor(identity, int(c.lease/time.Second))
+}
+
+// takeoverWithin is how long a follower needs when a leader is gone without a word: the lease, a
+// poll that sees its last renewal and one that takes over, both with the acquire loop's jitter, and
+// what a busy machine adds.
+func (c cadence) takeoverWithin() time.Duration {
+	return c.lease + time.Duration(2*(1+leaderelection.JitterFactor)*float64(c.retry)) + 3*time.Second
+}
 
 var (
 	// patient candidates act often, but a slow machine can't make them lose a lease, and nobody
 	// waits long enough here for one to expire.
-	patient = electorTimings{lease: time.Minute, renewDeadline: 40 * time.Second, retry: 100 * time.Millisecond}
+	patient = cadence{time.Minute, 40 * time.Second, 100 * time.Millisecond}
 	// hasty ones are for tests in which a lease has to expire.
-	hasty = electorTimings{lease: 2 * time.Second, renewDeadline: 1200 * time.Millisecond, retry: 200 * time.Millisecond}
+	hasty = cadence{2 * time.Second, 1200 * time.Millisecond, 200 * time.Millisecond}
+	// short is for contests in which a process is paused for a while.
+	short = cadence{3 * time.Second, 2 * time.Second, 200 * time.Millisecond}
+	// calm is a cadence that a slow machine can keep.
+	calm = cadence{4 * time.Second, 2400 * time.Millisecond, 400 * time.Millisecond}
+	// long leaves a wide window in which a reply may be late.
+	long = cadence{6 * time.Second, 5 * time.Second, 200 * time.Millisecond}
+	// defaults are client-go's.
+	defaults = cadence{15 * time.Second, 10 * time.Second, 2 * time.Second}
 )
 
 // electorPatience bounds what happens within milliseconds on an idle machine, and is less than half
 // of a patient lease: what happened by then had no need of an expiry.
 const electorPatience = 25 * time.Second
 
-// call is one operation that an elector asked of its lock.
-type call struct {
-	name           string // get, create, update or release
-	record         resourcelock.LeaderElectionRecord
-	started, ended time.Time
-	err            error
-}
-
-// spyLock notes the calls of its elector, and what the elector says of terms.
-type spyLock struct {
-	*mysqllock.Lock
-
-	mu           sync.Mutex
-	calls        []call
-	becameLeader func()
-	releasing    func()
-}
-
-func (s *spyLock) note(name string, record resourcelock.LeaderElectionRecord, started time.Time, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.calls = append(s.calls, call{name: name, record: record, started: started, ended: time.Now(), err: err})
-}
-
-func (s *spyLock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
-	started := time.Now()
-	record, raw, err := s.Lock.Get(ctx)
-	s.note("get", resourcelock.LeaderElectionRecord{}, started, err)
-	return record, raw, err
-}
-
-func (s *spyLock) Create(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
-	started := time.Now()
-	err := s.Lock.Create(ctx, record)
-	s.note("create", record, started, err)
-	return err
-}
-
-func (s *spyLock) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
-	name := "update"
-	if record.HolderIdentity == "" {
-		name = "release"
-		s.releasing()
-	}
-	started := time.Now()
-	err := s.Lock.Update(ctx, record)
-	s.note(name, record, started, err)
-	return err
-}
-
-func (s *spyLock) RecordEvent(event string) {
-	if event == "became leader" {
-		s.becameLeader()
-	}
-	s.Lock.RecordEvent(event)
-}
-
-func (s *spyLock) history() []call {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.calls)
-}
-
-// names are the operations asked for so far.
-func (s *spyLock) names() []string {
-	var names []string
-	for _, c := range s.history() {
-		names = append(names, c.name)
-	}
-	return names
-}
-
-// renewed is when the last successful write of a lease was sent: the row can't have been written
-// earlier.
-func (s *spyLock) renewed() time.Time {
-	var last time.Time
-	for _, c := range s.history() {
-		if c.err == nil && (c.name == "create" || c.name == "update") {
-			last = c.started
-		}
-	}
-	return last
-}
-
-// candidate is one run of the stock elector.
+// candidate is a stock elector that runs, the calls of its lock, and what it told of itself.
 type candidate struct {
-	*spyLock
-	cancel   context.CancelFunc
-	leading  chan struct{} // closed when it leads
-	returned chan struct{} // closed when Run has returned
+	*spy
+	leading chan struct{} // closed when it first leads
+	ended   chan struct{} // closed when it has ended
+	end     context.CancelFunc
 
 	mu sync.Mutex
 	// story is what the callbacks told, in order: "started", "ended" (the context of
@@ -131,18 +71,54 @@ type candidate struct {
 	story []string
 	// leaders are the identities of OnNewLeader.
 	leaders []string
-	// from and to are the term: from the moment that the elector knows that it leads, until it
+	// beliefs are the terms as the callbacks tell of them: from OnStartedLeading to OnStoppedLeading.
+	beliefs []belief
+	// from and to are the first term: from the moment that the elector knows that it leads, until it
 	// stops, is told to stop or gives the lease up.
 	from, to time.Time
-	token    int64     // at the start of the term
+	token    int64     // at its start
 	stopped  time.Time // of OnStoppedLeading
 }
 
-// begin starts an elector, which ends with the test if not before.
-func begin(t testing.TB, db *sql.DB, election, identity string, timings electorTimings, releaseOnCancel bool) *candidate {
+// belief is when a candidate believed that it led.
+type belief struct{ from, to time.Time }
+
+// campaign is how an elector runs.
+type campaign struct {
+	leaderelection.LeaderElectionConfig
+	ctx   context.Context
+	again bool // elector after elector, until it is cancelled
+}
+
+// releasing makes an elector release its lease in the end. Without it, an elector ends as a process
+// dies: its lease stays.
+func releasing(c *campaign) { c.ReleaseOnCancel = true }
+
+// again makes one elector follow the other until the candidate is stopped.
+func again(c *campaign) { c.again = true }
+
+// within makes an elector run in a context of the test's.
+func within(ctx context.Context) func(*campaign) { return func(c *campaign) { c.ctx = ctx } }
+
+// telling makes an elector write in a history when it leads and when it stops.
+func telling(history chan<- string) func(*campaign) {
+	return func(c *campaign) {
+		identity, before := c.Lock.Identity(), c.Callbacks
+		c.Callbacks.OnStartedLeading = func(ctx context.Context) {
+			history <- identity + " leads"
+			before.OnStartedLeading(ctx)
+		}
+		c.Callbacks.OnStoppedLeading = func() {
+			before.OnStoppedLeading()
+			history <- identity + " stopped"
+		}
+	}
+}
+
+// start runs the stock elector on a lock until stop, or the end of the test.
+func start(t testing.TB, lock resourcelock.Interface, timings cadence, how ...func(*campaign)) *candidate {
 	t.Helper()
-	lock := newLock(t, db, election, identity, mysqllock.WithOperationTimeout(timings.d()))
-	c, err := run(lock, timings, releaseOnCancel)
+	c, err := run(lock, timings, how...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,73 +126,117 @@ func begin(t testing.TB, db *sql.DB, election, identity string, timings electorT
 	return c
 }
 
-func run(lock *mysqllock.Lock, timings electorTimings, releaseOnCancel bool) (*candidate, error) {
-	c := &candidate{leading: make(chan struct{}), returned: make(chan struct{})}
-	endTerm := func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if c.to.IsZero() {
-			c.to = time.Now()
-		}
+// begin is start with a new lock of that name.
+func begin(t testing.TB, db *sql.DB, election, identity string, timings cadence, how ...func(*campaign)) *candidate {
+	t.Helper()
+	return start(t, newLock(t, db, election, identity, mysqllock.WithOperationTimeout(timings.operationTimeout())), timings, how...)
+}
+
+// run is start for other goroutines than the test's: they stop the candidate.
+func run(lock resourcelock.Interface, timings cadence, how ...func(*campaign)) (*candidate, error) {
+	s, isSpy := lock.(*spy)
+	if !isSpy {
+		s = &spy{Interface: lock}
 	}
-	c.spyLock = &spyLock{Lock: lock, releasing: endTerm, becameLeader: func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.from = time.Now()
-		c.token, _ = lock.FencingToken()
-		close(c.leading)
-	}}
-	tell := func(what string) {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.story = append(c.story, what)
-	}
-	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Lock:            c.spyLock,
-		Name:            lock.Describe(),
-		LeaseDuration:   timings.lease,
-		RenewDeadline:   timings.renewDeadline,
-		RetryPeriod:     timings.retry,
-		ReleaseOnCancel: releaseOnCancel,
+	c := &candidate{spy: s, leading: make(chan struct{}), ended: make(chan struct{})}
+	s.becameLeader, s.releasing = c.beginTerm, c.endTerm
+	config := campaign{ctx: context.Background(), LeaderElectionConfig: leaderelection.LeaderElectionConfig{
+		Lock:          s,
+		Name:          s.Describe(),
+		LeaseDuration: timings.lease,
+		RenewDeadline: timings.renewDeadline,
+		RetryPeriod:   timings.retry,
 		Callbacks: leaderelection.LeaderCallbacks{
-			OnStartedLeading: func(ctx context.Context) {
-				tell("started")
-				<-ctx.Done()
-				tell("ended")
-			},
-			OnStoppedLeading: func() {
-				endTerm()
-				c.mu.Lock()
-				defer c.mu.Unlock()
-				c.story = append(c.story, "stopped")
-				c.stopped = time.Now()
-			},
-			OnNewLeader: func(identity string) {
-				c.mu.Lock()
-				defer c.mu.Unlock()
-				c.leaders = append(c.leaders, identity)
-			},
+			OnStartedLeading: c.startedLeading,
+			OnStoppedLeading: c.stoppedLeading,
+			OnNewLeader:      c.newLeader,
 		},
-	})
+	}}
+	for _, f := range how {
+		f(&config)
+	}
+	elector, err := leaderelection.NewLeaderElector(config.LeaderElectionConfig)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	c.cancel = func() {
-		endTerm()
-		cancel()
-	}
+	ctx, cancel := context.WithCancel(config.ctx)
+	c.end = cancel
 	go func() {
-		defer close(c.returned)
+		defer close(c.ended)
 		elector.Run(ctx)
+		for config.again && ctx.Err() == nil {
+			elector.Run(ctx)
+		}
 	}()
 	return c, nil
 }
 
-// stop cancels the elector and waits until it has returned.
+func (c *candidate) beginTerm() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.from.IsZero() {
+		return
+	}
+	c.from = time.Now()
+	if lock, ok := c.Interface.(*mysqllock.Lock); ok {
+		c.token, _ = lock.FencingToken()
+	}
+}
+
+func (c *candidate) endTerm() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.to.IsZero() {
+		c.to = time.Now()
+	}
+}
+
+func (c *candidate) startedLeading(ctx context.Context) {
+	c.mu.Lock()
+	c.story = append(c.story, "started")
+	b := belief{from: time.Now()}
+	if ctx.Err() != nil { // it has stopped already
+		b.to = b.from
+	}
+	c.beliefs = append(c.beliefs, b)
+	if len(c.beliefs) == 1 {
+		close(c.leading)
+	}
+	c.mu.Unlock()
+	<-ctx.Done()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.story = append(c.story, "ended")
+}
+
+func (c *candidate) stoppedLeading() {
+	c.endTerm()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.story = append(c.story, "stopped")
+	c.stopped = time.Now()
+	if n := len(c.beliefs); n > 0 && c.beliefs[n-1].to.IsZero() {
+		c.beliefs[n-1].to = c.stopped
+	}
+}
+
+func (c *candidate) newLeader(identity string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.leaders = append(c.leaders, identity)
+}
+
+// cancel ends the elector, which may release its lease before it has ended.
+func (c *candidate) cancel() {
+	c.endTerm()
+	c.end()
+}
+
+// stop cancels the elector, even of a process that is paused, and waits until it has ended.
 func (c *candidate) stop() {
+	c.resume()
 	c.cancel()
-	<-c.returned
+	<-c.ended
 }
 
 func (c *candidate) told(what string) bool {
@@ -225,7 +245,26 @@ func (c *candidate) told(what string) bool {
 	return slices.Contains(c.story, what)
 }
 
-func (c *candidate) leads() bool { return c.told("started") && !c.told("stopped") }
+// leads reports whether it believes so now.
+func (c *candidate) leads() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := len(c.beliefs)
+	return n > 0 && c.beliefs[n-1].to.IsZero()
+}
+
+// led are its beliefs so far; one that goes on ends now.
+func (c *candidate) led(now time.Time) []belief {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	beliefs := slices.Clone(c.beliefs)
+	for i := range beliefs {
+		if beliefs[i].to.IsZero() {
+			beliefs[i].to = now
+		}
+	}
+	return beliefs
+}
 
 // sawLeaders are the leaders that OnNewLeader named, but for the "" of an election that was seen
 // between a release and the next term.
@@ -235,29 +274,39 @@ func (c *candidate) sawLeaders() []string {
 	return slices.DeleteFunc(slices.Clone(c.leaders), func(s string) bool { return s == "" })
 }
 
-// tableRow is what the table says of an election.
-type tableRow struct {
-	Holder, UID string
-	Version     int64
-	LastUpdate  string
-	Transitions int
-}
-
-func readRow(t testing.TB, db *sql.DB, election string) (r tableRow) {
+func (c *candidate) mustLead(t testing.TB, timeout time.Duration) {
 	t.Helper()
-	err := db.QueryRowContext(t.Context(), `SELECT leader_name, leader_uid, version, CAST(last_update AS CHAR), leader_transitions`+
-		` FROM election_records WHERE election_name = ?`, election).Scan(&r.Holder, &r.UID, &r.Version, &r.LastUpdate, &r.Transitions)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
+	eventually(t, timeout, c.Identity()+" leads", c.leads)
 }
 
-// term is the time in which a candidate could believe in its lead.
-type term struct {
-	who      string
-	from, to time.Time
-	token    int64
-	renewed  time.Time // for the last time
-	vanished bool      // ended without a release
+// mustEnd waits until the elector has ended by itself.
+func (c *candidate) mustEnd(t testing.TB) {
+	t.Helper()
+	select {
+	case <-c.ended:
+	case <-time.After(20 * time.Second):
+		t.Fatalf("not within 20s: the end of %s", c.Identity())
+	}
+}
+
+// mustRenew waits for n more renewals, or whatever Update succeeds.
+func (c *candidate) mustRenew(t testing.TB, n int) {
+	t.Helper()
+	before := len(c.renewals())
+	eventually(t, 20*time.Second, c.Identity()+" renews", func() bool { return len(c.renewals()) >= before+n })
+}
+
+// whoLeads waits until one of them leads.
+func whoLeads(t testing.TB, candidates []*candidate, timeout time.Duration) (leader *candidate, others []*candidate) {
+	t.Helper()
+	eventually(t, timeout, "a candidate leads", func() bool {
+		i := slices.IndexFunc(candidates, (*candidate).leads)
+		if i < 0 {
+			return false
+		}
+		leader = candidates[i]
+		others = slices.Delete(slices.Clone(candidates), i, i+1)
+		return true
+	})
+	return leader, others
 }

@@ -5,9 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"os"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,31 +12,10 @@ import (
 	"time"
 
 	"github.com/go-sql-driver/mysql"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
-
-// takeOver makes a candidate the leader, without waiting for anybody's lease.
-func takeOver(t testing.TB, lock *mysqllock.Lock) {
-	t.Helper()
-	if err := tryTakeOver(t.Context(), lock); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func tryTakeOver(ctx context.Context, lock *mysqllock.Lock) error {
-	_, _, err := lock.Get(ctx)
-	switch {
-	case apierrors.IsNotFound(err):
-		return lock.Create(ctx, record(lock.Identity()))
-	case err != nil:
-		return err
-	}
-	return lock.Update(ctx, record(lock.Identity()))
-}
 
 // newLedger makes a table that leaders write to, and a pool of its own.
 func newLedger(t testing.TB, config *mysql.Config) *sql.DB {
@@ -85,33 +61,6 @@ func wantLedger(t testing.TB, db *sql.DB, want ...string) {
 	if got := ledger(t, db); strings.Join(got, "|") != strings.Join(want, "|") {
 		t.Errorf("committed: %q, want %q", got, want)
 	}
-}
-
-// isolationLevels are those that both servers have.
-var isolationLevels = []sql.IsolationLevel{
-	sql.LevelDefault, sql.LevelReadUncommitted, sql.LevelReadCommitted, sql.LevelRepeatableRead, sql.LevelSerializable,
-}
-
-func statement(text string) func(context.Context, *sql.Tx) error {
-	return func(ctx context.Context, tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, text)
-		return err
-	}
-}
-
-// seeded is a source of random numbers whose seed is in the test's log. MYSQLLOCK_TEST_SEED sets
-// it: the same faults are tried again, though not to the microsecond.
-func seeded(t testing.TB) *rand.Rand {
-	t.Helper()
-	seed := rand.Uint64()
-	if s := os.Getenv("MYSQLLOCK_TEST_SEED"); s != "" {
-		var err error
-		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("MYSQLLOCK_TEST_SEED=%d", seed)
-	return rand.New(rand.NewPCG(seed, 0))
 }
 
 // gate stops whoever passes while it is shut: so a process stands still when it is paused, its
@@ -266,8 +215,8 @@ func (s *stage) count(attempts map[attemptKey]*attempt, which func(attemptKey, *
 	return n
 }
 
-// contender is one machine. On it runs, most of the time, a process: an elector, and while that
-// leads, two writers.
+// ledgerCandidate is one machine. On it runs, most of the time, a process: an elector, and while
+// that leads, two writers.
 type ledgerCandidate struct {
 	stage    *stage
 	name     string
@@ -281,7 +230,7 @@ type ledgerCandidate struct {
 	process           *writingProcess // nil: it was killed
 }
 
-// writingProcess is one run of a contender.
+// writingProcess is one run of a ledgerCandidate.
 type writingProcess struct {
 	*mysqllock.Lock
 	on     *ledgerCandidate
@@ -331,8 +280,9 @@ func (c *ledgerCandidate) start(t testing.TB, lockPool, workPool *sql.DB) {
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	c.process = p
+	elector := start(t, p, c.stage.cadence, again, within(p.ctx))
 	for _, f := range []func(){
-		func() { p.campaign(t) },
+		func() { <-elector.ended },
 		func() { p.write(p.fenced(workPool)) },
 		func() { p.write(p.unfenced(workPool)) },
 	} {
@@ -359,24 +309,6 @@ func (c *ledgerCandidate) kill() {
 		_ = pool.Close()
 	}
 	c.process = nil
-}
-
-// campaign runs electors until the process ends.
-func (p *writingProcess) campaign(t testing.TB) {
-	for p.ctx.Err() == nil {
-		elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-			Lock:          p,
-			LeaseDuration: p.on.stage.cadence.lease,
-			RenewDeadline: p.on.stage.cadence.renewDeadline,
-			RetryPeriod:   p.on.stage.cadence.retry,
-			Callbacks:     leaderelection.LeaderCallbacks{OnStartedLeading: func(context.Context) {}, OnStoppedLeading: func() {}},
-		})
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		elector.Run(p.ctx)
-	}
 }
 
 // write writes as long as the process leads, or believes that it does.

@@ -1,9 +1,12 @@
 package mysqllock_test
 
 import (
+	"bytes"
 	"context"
 	"net"
+	"regexp"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -180,3 +183,89 @@ func (p *proxy) delayReplies(d time.Duration) { p.Set(mysqltest.Network{DelayRep
 
 // cut ends the connections that there are, and loses what was held back.
 func (p *proxy) cut() { p.Cut() }
+
+// newBlackHole is the address of a server that accepts connections and never answers.
+func newBlackHole(t testing.TB) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			defer func() { _ = conn.Close() }()
+		}
+	}()
+	t.Cleanup(func() {
+		_ = listener.Close()
+		<-done
+	})
+	return listener.Addr().String()
+}
+
+// Commands of the protocol.
+const (
+	comStmtPrepare = 0x16
+	comStmtExecute = 0x17
+)
+
+// command is what a packet of the protocol asks for.
+func command(packet []byte) byte {
+	if len(packet) < 5 {
+		return 0
+	}
+	return packet[4]
+}
+
+// hasTime: of what is sent prepared, a renewal has times, and a poll has none.
+var hasTime = regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d`)
+
+// isRenewal reports whether a packet has a statement that writes the lease alone: a renewal or a
+// release. In a Batch it has a row, with two names, of another Lock than those that keep it
+// company.
+func isRenewal(packet []byte) bool {
+	switch command(packet) {
+	case comStmtPrepare:
+		return false
+	case comStmtExecute:
+		return hasTime.Match(packet)
+	}
+	if bytes.Contains(packet, []byte("UPDATE (SELECT")) {
+		return bytes.Count(packet, []byte("CONVERT('")) > 2*bytes.Count(packet, []byte("CONVERT('company"))
+	}
+	return bytes.Contains(packet, []byte("election_records AS r SET")) || bytes.Contains(packet, []byte("UPDATE election_records SET leader_name"))
+}
+
+// isPoll reports whether a packet has a statement that reads the row.
+func isPoll(packet []byte) bool {
+	switch command(packet) {
+	case comStmtPrepare:
+		return false
+	case comStmtExecute:
+		return !hasTime.Match(packet)
+	}
+	return bytes.Contains(packet, []byte("SELECT")) && bytes.Contains(packet, []byte("leader_transitions"))
+}
+
+// failAtNextRenewal returns a function after which the next renewal that passes the network is met
+// by fail. What is sent after that is met by then, if there is one.
+func failAtNextRenewal(network *proxy, fail, then func()) (arm func()) {
+	var stage atomic.Int32
+	network.onRequest = func(packet []byte) {
+		switch {
+		case stage.Load() == 1 && isRenewal(packet):
+			stage.Store(2)
+			fail()
+		case stage.Load() == 2 && then != nil:
+			stage.Store(3)
+			then()
+		}
+	}
+	return func() { stage.Store(1) }
+}

@@ -2,9 +2,11 @@ package mysqllock_test
 
 import (
 	"context"
+	"crypto/rand"
 	"database/sql"
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -142,3 +144,36 @@ func eventually(t testing.TB, timeout time.Duration, what string, condition func
 		<-tick.C
 	}
 }
+
+// newAccount makes an account, for the duration of the test, that has the privileges of the grants:
+// "SELECT ON {db}.election_records". At the end no session of it may be left at the server.
+func newAccount(t testing.TB, config *mysql.Config, grants ...string) *mysql.Config {
+	t.Helper()
+	admin := open(t, config)
+	account := config.Clone()
+	account.User, account.Passwd = "t_"+strings.ToLower(rand.Text()[:16]), rand.Text()
+	user := "'" + account.User + "'@'%'"
+	exec(t, admin, `CREATE USER `+user+` IDENTIFIED BY '`+account.Passwd+`'`)
+	t.Cleanup(func() {
+		// The pools of the test were closed before.
+		ctx := context.Background()
+		left := -1
+		deadline := time.Now().Add(20 * time.Second)
+		for tick := time.Tick(20 * time.Millisecond); left != 0 && time.Now().Before(deadline); <-tick {
+			left = sessions(ctx, t, admin, account.User)
+		}
+		if left != 0 {
+			t.Errorf("%d sessions of the test are left at the server", left)
+		}
+		if _, err := admin.ExecContext(ctx, `DROP USER `+user); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, grant := range grants {
+		exec(t, admin, `GRANT `+strings.ReplaceAll(grant, "{db}", "`"+config.DBName+"`")+` TO `+user)
+	}
+	return account
+}
+
+// ordinary are the privileges that the README asks for.
+var ordinary = []string{"SELECT, INSERT, UPDATE ON {db}.election_records", "SELECT, INSERT, UPDATE ON {db}.election_fences"}

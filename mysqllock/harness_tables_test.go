@@ -3,95 +3,14 @@ package mysqllock_test
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
 	"regexp"
 	"strings"
 	"testing"
 
-	"github.com/go-sql-driver/mysql"
-
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// hookedPool is a pool with Open's interpolation and an ear: before is called with each statement,
-// and an error that it returns is the statement's.
-func hookedPool(t testing.TB, config *mysql.Config, before func(query string, args []driver.NamedValue) error) *sql.DB {
-	t.Helper()
-	config = config.Clone()
-	config.InterpolateParams = true
-	connector, err := mysql.NewConnector(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	db := sql.OpenDB(hookedConnector{connector, before})
-	t.Cleanup(func() { _ = db.Close() })
-	return db
-}
-
-type hookedConnector struct {
-	driver.Connector
-	before func(string, []driver.NamedValue) error
-}
-
-func (c hookedConnector) Connect(ctx context.Context) (driver.Conn, error) {
-	conn, err := c.Connector.Connect(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return hookedConn{conn.(driversConn), c.before}, nil
-}
-
-// driversConn is what database/sql uses of a connection of the driver.
-type driversConn interface {
-	driver.Conn
-	driver.ConnBeginTx
-	driver.ConnPrepareContext
-	driver.ExecerContext
-	driver.NamedValueChecker
-	driver.Pinger
-	driver.QueryerContext
-	driver.SessionResetter
-	driver.Validator
-}
-
-type hookedConn struct {
-	driversConn
-	before func(string, []driver.NamedValue) error
-}
-
-func (c hookedConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
-	if err := c.before(query, args); err != nil {
-		return nil, err
-	}
-	return c.driversConn.ExecContext(ctx, query, args)
-}
-
-func (c hookedConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
-	if err := c.before(query, args); err != nil {
-		return nil, err
-	}
-	return c.driversConn.QueryContext(ctx, query, args)
-}
-
-// newUser makes an account with the given privileges, each written as in "SELECT, INSERT ON
-// election_records", in the database of config.
-func newUser(t testing.TB, config *mysql.Config, grants ...string) *mysql.Config {
-	t.Helper()
-	admin := open(t, config)
-	user := "u_" + strings.TrimPrefix(config.DBName, "mysqllock_test_")
-	exec(t, admin, "CREATE USER '"+user+"'@'%' IDENTIFIED BY 'pass word'")
-	t.Cleanup(func() {
-		if _, err := admin.ExecContext(context.Background(), "DROP USER '"+user+"'@'%'"); err != nil {
-			t.Error(err)
-		}
-	})
-	for _, grant := range grants {
-		exec(t, admin, "GRANT "+strings.Replace(grant, " ON ", " ON "+config.DBName+".", 1)+" TO '"+user+"'@'%'")
-	}
-	c := config.Clone()
-	c.User, c.Passwd = user, "pass word"
-	return c
-}
+// What the tables and the server say.
 
 // table is the result of a query as text, one row a line.
 func table(t testing.TB, db *sql.DB, query string, args ...any) string {
@@ -184,4 +103,133 @@ const v0Table = "CREATE TABLE election_records (id BIGINT UNSIGNED NOT NULL AUTO
 func insertV0(t testing.TB, db *sql.DB, id int, election, leader, update any) {
 	t.Helper()
 	exec(t, db, "INSERT INTO election_records (id, election_name, leader_name, last_update) VALUES (?, ?, ?, ?)", id, election, leader, update)
+}
+
+// tableRow is what the table says of an election.
+type tableRow struct {
+	Holder, UID string
+	Version     int64
+	LastUpdate  string
+	Transitions int
+}
+
+func readRow(t testing.TB, db *sql.DB, election string) (r tableRow) {
+	t.Helper()
+	err := db.QueryRowContext(t.Context(), `SELECT leader_name, leader_uid, version, CAST(last_update AS CHAR), leader_transitions`+
+		` FROM election_records WHERE election_name = ?`, election).Scan(&r.Holder, &r.UID, &r.Version, &r.LastUpdate, &r.Transitions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// holderOf is the holder that a new candidate would see. It may be called from a callback.
+func holderOf(t testing.TB, db *sql.DB, election string) (holder string) {
+	t.Helper()
+	err := db.QueryRowContext(context.Background(), `SELECT leader_name FROM election_records WHERE election_name = ?`, election).Scan(&holder)
+	if err != nil {
+		t.Errorf("who holds %s: %v", election, err)
+	}
+	return holder
+}
+
+func versionOf(t testing.TB, db *sql.DB, election string) (version int64) {
+	t.Helper()
+	err := db.QueryRowContext(t.Context(), `SELECT version FROM election_records WHERE election_name = ?`, election).Scan(&version)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return version
+}
+
+func tokenOf(t testing.TB, db *sql.DB, election string) (token int64) {
+	t.Helper()
+	err := db.QueryRowContext(t.Context(), `SELECT fencing_token FROM election_fences WHERE election_name = ?`, election).Scan(&token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
+
+// storedFence is what the table says of the newest term.
+func storedFence(t testing.TB, db *sql.DB, election string) (token int64, uid string) {
+	t.Helper()
+	err := db.QueryRowContext(t.Context(), `SELECT fencing_token, leader_uid FROM election_fences WHERE election_name = ?`, election).Scan(&token, &uid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token, uid
+}
+
+// usurp makes somebody else the holder, as a candidate would do that the elector can't see.
+func usurp(t testing.TB, db *sql.DB, election string) {
+	t.Helper()
+	exec(t, db, `UPDATE election_records SET leader_name = 'usurper', leader_uid = 'other', version = version + 1 WHERE election_name = ?`, election)
+}
+
+// countSessions counts the server's sessions.
+func countSessions(t testing.TB, db *sql.DB, condition string, args ...any) (n int) {
+	t.Helper()
+	table := "performance_schema.processlist"
+	if server.MariaDB() {
+		table = "information_schema.PROCESSLIST"
+	}
+	if err := db.QueryRowContext(t.Context(), `SELECT COUNT(*) FROM `+table+` WHERE `+condition, args...).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// sessions counts those of one user.
+func sessions(ctx context.Context, t testing.TB, admin *sql.DB, user string) int {
+	t.Helper()
+	return len(statementsOf(ctx, t, admin, user))
+}
+
+// statementsOf returns what each session of a user is executing; "" for nothing.
+func statementsOf(ctx context.Context, t testing.TB, admin *sql.DB, user string) (statements []string) {
+	t.Helper()
+	rows, err := admin.QueryContext(ctx, `SHOW FULL PROCESSLIST`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = rows.Close() }()
+	columns, err := rows.Columns()
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := make([]sql.NullString, len(columns))
+	fields := make([]any, len(columns))
+	for i := range values {
+		fields[i] = &values[i]
+	}
+	for rows.Next() {
+		if err := rows.Scan(fields...); err != nil {
+			t.Fatal(err)
+		}
+		session := map[string]string{}
+		for i, column := range columns {
+			session[column] = values[i].String
+		}
+		if session["User"] == user {
+			statements = append(statements, session["Info"])
+		}
+	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return statements
+}
+
+type rowQueryer interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+// sessionID is that of a connection, or of the one that a pool gives.
+func sessionID(t testing.TB, q rowQueryer) (id int64) {
+	t.Helper()
+	if err := q.QueryRowContext(t.Context(), `SELECT CONNECTION_ID()`).Scan(&id); err != nil {
+		t.Fatal(err)
+	}
+	return id
 }

@@ -1,21 +1,16 @@
 package mysqllock_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/go-sql-driver/mysql"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/klog/v2"
 	"k8s.io/klog/v2/ktesting"
@@ -23,6 +18,11 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqllocktest"
 )
+
+// This file shows what goes wrong with client-go's stock elector on a lock that does no more than
+// LeaseLock does (see mysqllocktest.ReferenceLock), and that it does not with a Lock. The networks
+// fail by means of a proxy, the rest is real. What is measured is for how long two candidates led
+// at once, as they believed themselves: from OnStartedLeading to OnStoppedLeading.
 
 // rereading releases as newer electors do (v0.37.2): it reads the row, still goes by what it
 // believed before, and tries again on a Conflict. The elector of v0.31 only writes.
@@ -50,21 +50,10 @@ func (l *rereading) Update(ctx context.Context, record resourcelock.LeaderElecti
 	}
 }
 
-// isPoll reports whether a packet has a statement that reads the row.
-func isPoll(packet []byte) bool {
-	switch command(packet) {
-	case comStmtPrepare:
-		return false
-	case comStmtExecute:
-		return !hasTime.Match(packet)
-	}
-	return bytes.Contains(packet, []byte("SELECT")) && bytes.Contains(packet, []byte("leader_transitions"))
-}
-
 // hazards are what client-go's elector and its LeaseLock leave open, or why they do not.
 var hazards = []struct {
 	name string
-	pace pace
+	pace cadence
 	run  func(*contest) hazardResult
 	// sound: LeaseLock's semantics withstand it as well.
 	sound bool
@@ -74,10 +63,10 @@ var hazards = []struct {
 	{name: "b1: the release of a leader that could not renew", pace: long, run: releaseAtTheDeadline},
 	{name: "b2: the release of a leader that was cancelled and is cut off", pace: long, run: releaseWhenCancelled},
 	{name: "a+b: a late success and then a release that fails", pace: long, run: lateSuccessAndRelease},
-	{name: "b3: a late success and then a release in two steps", pace: pace{6 * time.Second, 3 * time.Second, 200 * time.Millisecond}, run: releaseInTwoSteps},
-	{name: "b4: the release of a leader that could not renew is applied, and its reply is lost", pace: pace{6 * time.Second, 3 * time.Second, 200 * time.Millisecond}, run: releaseWithoutAnAnswer},
+	{name: "b3: a late success and then a release in two steps", pace: cadence{6 * time.Second, 3 * time.Second, 200 * time.Millisecond}, run: releaseInTwoSteps},
+	{name: "b4: the release of a leader that could not renew is applied, and its reply is lost", pace: cadence{6 * time.Second, 3 * time.Second, 200 * time.Millisecond}, run: releaseWithoutAnAnswer},
 	{name: "c: the release of a leader that was paused while another took over", pace: short, run: releaseAfterTakeover},
-	{name: "d: renewals within one second", pace: pace{time.Second, 950 * time.Millisecond, 700 * time.Millisecond}, run: renewalsWithinASecond},
+	{name: "d: renewals within one second", pace: cadence{time.Second, 950 * time.Millisecond, 700 * time.Millisecond}, run: renewalsWithinASecond},
 	{name: "e: two candidates with one identity", pace: short, run: oneIdentity},
 	{name: "f: the row is deleted and made again under a leader", pace: short, run: rowMadeAgain},
 	{name: "g1: an abandoned release that is applied after a takeover", pace: short, run: func(c *contest) hazardResult { return lateRelease(c, false) }, sound: true},
@@ -201,7 +190,7 @@ func releaseInTwoSteps(c *contest) hazardResult {
 		c.network.cut()
 		c.network.forward()
 	}}
-	leader := c.run(lock, releasing, func(config *leaderelection.LeaderElectionConfig) { config.Lock = release })
+	leader := c.run(lock, releasing, func(config *campaign) { config.Lock = release })
 	leader.mustLead(c, 20*time.Second)
 	followers := c.follow(3)
 	arm()
@@ -233,7 +222,7 @@ func releaseWithoutAnAnswer(c *contest) hazardResult {
 		c.network.cut()
 		c.network.forward()
 	}}
-	leader := c.run(lock, releasing, func(config *leaderelection.LeaderElectionConfig) { config.Lock = release })
+	leader := c.run(lock, releasing, func(config *campaign) { config.Lock = release })
 	leader.mustLead(c, 20*time.Second)
 	followers := c.follow(3)
 	arm()
@@ -246,12 +235,12 @@ func releaseWithoutAnAnswer(c *contest) hazardResult {
 func releaseAfterTakeover(c *contest) hazardResult {
 	lock := c.lock(c.db, "leader")
 	release := &rereading{Interface: lock}
-	leader := c.run(lock, releasing, func(config *leaderelection.LeaderElectionConfig) { config.Lock = release })
+	leader := c.run(lock, releasing, func(config *campaign) { config.Lock = release })
 	leader.mustLead(c, 20*time.Second)
 	followers := c.follow(3)
 	leader.pause(c)
 	for _, f := range followers {
-		f.setPauseAfterUpdate(true)
+		f.pauseAfterUpdate(true)
 	}
 	successor, others := whoLeads(c, followers, c.pace.takeoverWithin())
 	leader.resume()
@@ -264,18 +253,18 @@ func releaseAfterTakeover(c *contest) hazardResult {
 	return o
 }
 
-// intruded reports whether one of the others begins to lead beside the successor, whose next renewal
-// is a bit late. That is only so that the hazard shows every time: otherwise it is a race of the
-// successor's renewal against the others' polls.
-func intruded(c *contest, successor *contender, others []*contender) hazardResult {
+// intruded reports whether one of the others begins to lead beside the successor. The successor's
+// next renewal is a bit late, so that the hazard shows every time: otherwise that renewal races
+// against the others' polls.
+func intruded(c *contest, successor *candidate, others []*candidate) hazardResult {
 	for _, f := range others {
-		f.setPauseAfterUpdate(false)
+		f.pauseAfterUpdate(false)
 	}
 	// Enough for several polls of each, and not for the successor's deadline.
 	timeout := time.After(c.pace.renewDeadline * 6 / 10)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for waiting := true; waiting && !slices.ContainsFunc(others, (*contender).leads); {
+	for waiting := true; waiting && !slices.ContainsFunc(others, (*candidate).leads); {
 		select {
 		case <-tick.C:
 		case <-timeout:
@@ -283,7 +272,7 @@ func intruded(c *contest, successor *contender, others []*contender) hazardResul
 		}
 	}
 	successor.resume()
-	if !slices.ContainsFunc(others, (*contender).leads) {
+	if !slices.ContainsFunc(others, (*candidate).leads) {
 		successor.mustRenew(c, 2)
 	} else {
 		successor.mustEnd(c)
@@ -311,24 +300,24 @@ func keptWhileRenewed(c *contest) hazardResult {
 	timeout := mysqllock.WithOperationTimeout(250 * time.Millisecond)
 	leader := c.run(c.lock(c.db, "leader", timeout))
 	leader.mustLead(c, c.pace.takeoverWithin())
-	often := func(config *leaderelection.LeaderElectionConfig) { config.RetryPeriod = 30 * time.Millisecond }
-	followers := []*contender{c.run(c.lock(c.db, "follower 1", timeout), often), c.run(c.lock(c.db, "follower 2", timeout), often)}
+	often := func(config *campaign) { config.RetryPeriod = 30 * time.Millisecond }
+	followers := []*candidate{c.run(c.lock(c.db, "follower 1", timeout), often), c.run(c.lock(c.db, "follower 2", timeout), often)}
 	end := time.After(8 * time.Second) // the seconds in which the leader must keep its lease
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for waiting := true; waiting && !slices.ContainsFunc(followers, (*contender).leads); {
+	for waiting := true; waiting && !slices.ContainsFunc(followers, (*candidate).leads); {
 		select {
 		case <-tick.C:
 		case <-end:
 			waiting = false
 		}
 	}
-	i := slices.IndexFunc(followers, (*contender).leads)
+	i := slices.IndexFunc(followers, (*candidate).leads)
 	if i < 0 {
-		return hazardResult{note: fmt.Sprintf("kept for 8s, %d renewals", len(leader.succeeded()))}
+		return hazardResult{note: fmt.Sprintf("kept for 8s, %d renewals", len(leader.renewals()))}
 	}
 	taken := followers[i].led(time.Now())[0].from
-	renewals := slices.DeleteFunc(leader.succeeded(), func(u written) bool { return u.returned.After(taken) })
+	renewals := slices.DeleteFunc(leader.renewals(), func(u call) bool { return u.returned.After(taken) })
 	if len(renewals) == 0 {
 		c.Fatal("the leader never renewed")
 	}
@@ -349,7 +338,7 @@ func oneIdentity(c *contest) hazardResult {
 	first := c.run(c.lock(c.db, "twin"))
 	first.mustLead(c, 20*time.Second)
 	logger := ktesting.NewLogger(ktesting.NopTL{}, ktesting.NewConfig(ktesting.BufferLogs(true)))
-	second := c.runWith(klog.NewContext(context.Background(), logger), c.lock(c.db, "twin"))
+	second := c.run(c.lock(c.db, "twin"), within(klog.NewContext(context.Background(), logger)))
 	if !c.ours {
 		second.mustLead(c, 20*time.Second)
 		first.mustRenew(c, 5) // both go on
@@ -360,9 +349,9 @@ func oneIdentity(c *contest) hazardResult {
 		return o
 	}
 	// Longer than a lease.
-	polls := second.pollCount()
+	polls := second.polls()
 	<-time.After(c.pace.lease * 3 / 2)
-	if n := second.pollCount(); n < polls+3 {
+	if n := second.polls(); n < polls+3 {
 		c.Errorf("the second one polled %d times only", n-polls)
 	}
 	if second.leads() || !first.leads() {
@@ -381,7 +370,7 @@ func oneIdentity(c *contest) hazardResult {
 		}
 	}
 	if lines != 1 {
-		c.Errorf("ErrDuplicateIdentity was logged %d times in %d polls, want once", lines, second.pollCount())
+		c.Errorf("ErrDuplicateIdentity was logged %d times in %d polls, want once", lines, second.polls())
 	}
 	o := overlapped(first, second)
 	o.note = fmt.Sprintf("takeover %v after the first one's death, lease %v", took.Round(10*time.Millisecond), c.pace.lease)
@@ -399,7 +388,7 @@ func rowMadeAgain(c *contest) hazardResult {
 	deposed := c.run(c.lock(c.proxied(), "leader"))
 	deposed.mustLead(c, 20*time.Second)
 	follower := c.follow(1)[0]
-	write := func(r *contender) error {
+	write := func(r *candidate) error {
 		if lock, ok := r.Interface.(*mysqllock.Lock); ok {
 			return lock.Transact(c.Context(), work, nil, inserting(r.Identity()))
 		}
@@ -447,7 +436,7 @@ func rowMadeAgain(c *contest) hazardResult {
 		c.Error("the deposed leader was gone at once")
 	}
 	return hazardResult{
-		overlap: overlap(c.contenders...),
+		overlap: overlap(c.candidates...),
 		broken:  committed > 0,
 		note:    fmt.Sprintf("%d of the deposed leader's %d writes committed", committed, attempts),
 	}
@@ -463,10 +452,7 @@ func lateRelease(c *contest, lostWrite bool) hazardResult {
 		VALUES (?, '', UTC_TIMESTAMP(6), '', '', '', '', 4102444800000000)`, c.election)
 	pool := c.proxied()
 	pool.SetMaxOpenConns(1) // so that the release's is known
-	var session int64
-	if err := pool.QueryRowContext(c.Context(), `SELECT CONNECTION_ID()`).Scan(&session); err != nil {
-		c.Fatal(err)
-	}
+	session := sessionID(c, pool)
 	leader := c.run(c.lock(pool, "leader"), releasing)
 	leader.mustLead(c, 20*time.Second)
 	followers := c.follow(3)
@@ -480,7 +466,7 @@ func lateRelease(c *contest, lostWrite bool) hazardResult {
 		exec(c, c.db, `UPDATE election_records SET version = version - 1 WHERE election_name = ?`, c.election)
 	}
 	for _, f := range followers {
-		f.setPauseAfterUpdate(true)
+		f.pauseAfterUpdate(true)
 	}
 	successor, others := whoLeads(c, followers, c.pace.takeoverWithin())
 	c.network.forward()
@@ -496,10 +482,7 @@ func lateRelease(c *contest, lostWrite bool) hazardResult {
 // the leader.
 func openTransaction(c *contest) hazardResult {
 	pool := openOne(c, c.config, "")
-	var session int64
-	if err := pool.QueryRowContext(c.Context(), `SELECT CONNECTION_ID()`).Scan(&session); err != nil {
-		c.Fatal(err)
-	}
+	session := sessionID(c, pool)
 	exec(c, pool, `BEGIN`)
 	leader := c.run(c.lock(pool, "leader"))
 	leader.mustLead(c, 20*time.Second)
@@ -517,7 +500,7 @@ func openTransaction(c *contest) hazardResult {
 	if c.ours && !leader.leads() {
 		c.Error("the leader lost its lease")
 	}
-	return overlapped(c.contenders...)
+	return overlapped(c.candidates...)
 }
 
 // The leader shares its pool with an application that changes the session's default database, and
@@ -539,7 +522,7 @@ func otherDefaultDatabase(c *contest) hazardResult {
 		leader.mustRenew(c, 5) // both go on
 		successor.mustRenew(c, 5)
 		leader.mustRenew(c, 1)
-		o := overlapped(c.contenders...)
+		o := overlapped(c.candidates...)
 		o.note = "and no end"
 		return o
 	}
@@ -548,7 +531,7 @@ func otherDefaultDatabase(c *contest) hazardResult {
 	if n := len(leader.led(time.Now())); n != 1 || !leader.leads() {
 		c.Errorf("the leader had %d terms (leads now: %t)", n, leader.leads())
 	}
-	return overlapped(c.contenders...)
+	return overlapped(c.candidates...)
 }
 
 // A candidate vanishes, with neither FIN nor RST, at each packet of a takeover and of a Create in
@@ -611,101 +594,12 @@ func TestHazardOfATakeoverThatIsCutOffAtAnyPacketHindersNobody(t *testing.T) {
 	}
 }
 
-// stubborn is a client's network on which the reply to one packet takes its time and then arrives,
-// whatever the client does: closing the connection does not end the wait. So it is for a process
-// that is paused while the reply is on its way, and with a driver that heeds no deadline. After
-// that it is cut off.
-type stubborn struct {
-	delay   time.Duration
-	matches func(packet []byte) bool
-
-	severed *severed
-	mu      sync.Mutex
-	armed   bool
-}
-
-func newStubborn(t testing.TB, delay time.Duration, matches func(packet []byte) bool) *stubborn {
-	return &stubborn{delay: delay, matches: matches, severed: newSevered(t)}
-}
-
-func (s *stubborn) config(c *mysql.Config) *mysql.Config {
-	c = c.Clone()
-	c.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := s.severed.dial(ctx, network, address)
-		if err != nil {
-			return nil, err
-		}
-		return &stubbornConn{Conn: conn, network: s}, nil
-	}
-	return c
-}
-
-// arm makes the next packet that matches the one.
-func (s *stubborn) arm() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.armed = true
-}
-
-type stubbornConn struct {
-	net.Conn
-	network *stubborn
-
-	mu      sync.Mutex
-	waiting bool // for the reply that takes its time
-	closed  bool // meanwhile
-}
-
-func (c *stubbornConn) Write(b []byte) (int, error) {
-	c.network.mu.Lock()
-	match := c.network.armed && c.network.matches(b)
-	if match {
-		c.network.armed = false
-	}
-	c.network.mu.Unlock()
-	if match {
-		c.mu.Lock()
-		c.waiting = true
-		c.mu.Unlock()
-	}
-	return c.Conn.Write(b)
-}
-
-func (c *stubbornConn) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	c.mu.Lock()
-	waiting := c.waiting
-	c.mu.Unlock()
-	if !waiting {
-		return n, err
-	}
-	<-time.After(c.network.delay) // the delay is what this is for
-	c.network.severed.after(0)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.waiting = false
-	if c.closed {
-		_ = c.Conn.Close() // whatever it says, it is closed
-	}
-	return n, err
-}
-
-func (c *stubbornConn) Close() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.waiting {
-		c.closed = true
-		return nil
-	}
-	return c.Conn.Close()
-}
-
 // Nobody told the lock the elector's timings. A tenth of this lease is five to ten times as long as
 // they leave for an operation, and the reply to the leader's last renewal takes almost that long.
 func TestHazardOfALateSuccessMakesNoSecondLeaderWithoutWithTimings(t *testing.T) {
 	t.Parallel()
 	a := newArena(t)
-	p := pace{10 * time.Second, 9600 * time.Millisecond, 200 * time.Millisecond}
+	p := cadence{10 * time.Second, 9600 * time.Millisecond, 200 * time.Millisecond}
 	untold := func(c *contest) hazardResult {
 		arm := failAtNextRenewal(c.network, func() { c.network.delayReplies(p.lease / 10 * 9 / 10) }, c.network.blackHole)
 		leader := c.run(c.lock(c.proxied(), "leader", mysqllock.WithDatabase(c.config.DBName)))

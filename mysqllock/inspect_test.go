@@ -379,7 +379,7 @@ func TestInspectNeedsSelectAlone(t *testing.T) {
 	t.Parallel()
 	admin, config := newTables(t)
 	token := hold(t, admin, "e", "a")
-	db := open(t, newUser(t, config, "SELECT ON election_records", "SELECT ON election_fences"))
+	db := open(t, newAccount(t, config, "SELECT ON {db}.election_records", "SELECT ON {db}.election_fences"))
 	if e := getElection(t, db, "e"); e.Holder != "a" || e.FencingToken != token {
 		t.Errorf("%+v", e)
 	}
@@ -393,7 +393,7 @@ func TestInspectSaysWhatIsWrong(t *testing.T) {
 	config := newConfig(t)
 	db := open(t, config)
 	good, goodConfig := newTables(t)
-	denied := open(t, newUser(t, goodConfig, "INSERT ON *"))
+	denied := open(t, newAccount(t, goodConfig, "INSERT ON {db}.*"))
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
 	blocked := open(t, goodConfig)

@@ -298,7 +298,7 @@ func (l *Lock) takeOver(o *operation, old *row, record resourcelock.LeaderElecti
 	if err := o.session.endTransaction(o.ctx); err != nil {
 		return err // or the probe would leave the row locked
 	}
-	multiWriter, err := o.session.isMultiWriter(o.ctx)
+	server, err := o.session.serverKind(o.ctx)
 	if err != nil {
 		return err
 	}
@@ -331,7 +331,7 @@ func (l *Lock) takeOver(o *operation, old *row, record resourcelock.LeaderElecti
 	if err := l.accept(o, next); err != nil {
 		return err
 	}
-	l.term.begin(token, o.started, multiWriter)
+	l.term.begin(token, o.started, server)
 	return nil
 }
 

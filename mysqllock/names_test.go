@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"strings"
 	"testing"
-	_ "time/tzdata"
 	"unicode"
 
 	"github.com/go-sql-driver/mysql"

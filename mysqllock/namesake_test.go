@@ -53,9 +53,9 @@ func TestNamesakeThatWasRestartedResumesAtOnce(t *testing.T) {
 
 	restarted := newLock(t, db, "e", "web-0", c.option(), mysqllock.WithSameIdentityTakeover())
 	began := time.Now()
-	candidate := startStock(t, restarted, c, false)
+	candidate := start(t, restarted, c)
 	<-candidate.leading
-	took := candidate.since.Sub(began)
+	took := candidate.from.Sub(began)
 	t.Logf("resumed after %v, with a lease of %v", took.Round(time.Millisecond), c.lease)
 	if took > 3*time.Second {
 		t.Errorf("resumed only after %v", took)

@@ -18,20 +18,6 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
 
-// Commands of the protocol.
-const (
-	comStmtPrepare = 0x16
-	comStmtExecute = 0x17
-)
-
-// openOnlyOne is a pool of Open with one connection.
-func openOnlyOne(t testing.TB, config *mysql.Config) *sql.DB {
-	t.Helper()
-	db := open(t, config)
-	db.SetMaxOpenConns(1)
-	return db
-}
-
 // preparedHere is how often the only connection of a pool prepared a statement, and how often it
 // executed one.
 func preparedHere(t testing.TB, db *sql.DB) (prepared, executed int) {
@@ -134,11 +120,11 @@ func TestPreparedStatementsSeeASessionThatChanges(t *testing.T) {
 			if prepared, _ := preparedHere(t, db); prepared != 2 {
 				t.Errorf("prepared %d times, so that this shows nothing", prepared)
 			}
-			unfit := connectionID(t, db)
+			unfit := sessionID(t, db)
 			exec(t, db, c.change)
 			before := snapshot(t, admin)
 			mustSucceed(t, c.change+", "+name, operation)
-			if connectionID(t, db) == unfit {
+			if sessionID(t, db) == unfit {
 				t.Errorf("%s, %s: the session is still in the pool", c.change, name)
 			}
 			if wrote := !slices.Equal(before, snapshot(t, admin)); wrote != (name == "a renewal") {
@@ -146,15 +132,6 @@ func TestPreparedStatementsSeeASessionThatChanges(t *testing.T) {
 			}
 		}
 	}
-}
-
-// connectionID is that of a pool's only session.
-func connectionID(t testing.TB, db *sql.DB) (id int64) {
-	t.Helper()
-	if err := db.QueryRowContext(t.Context(), `SELECT CONNECTION_ID()`).Scan(&id); err != nil {
-		t.Fatal(err)
-	}
-	return id
 }
 
 func TestPreparedRenewalHasTheTimeOfItsOwn(t *testing.T) {

@@ -47,7 +47,7 @@ func TestReadinessHandsOverFromALeaderThatIsCutOffAlone(t *testing.T) {
 	if limit := 10*hasty.retry + stall; took > limit {
 		t.Errorf("took %v, want at most %v", took, limit)
 	}
-	<-leader.returned
+	<-leader.ended
 	if !leader.stopped.Before(follower.from.Add(stall)) {
 		t.Error("two led at a time")
 	}
@@ -97,7 +97,7 @@ func TestReadinessThatFlapsIsNoPingPong(t *testing.T) {
 	eventually(t, electorPatience, "the follower polls", func() bool { return len(second.history()) > 1 })
 	flapping.away.Store(true)
 	<-second.leading
-	<-first.returned
+	<-first.ended
 	since := time.Now()
 	again := beginAble(t, db, "a", &flapping)
 	for time.Since(since) < 2*hasty.lease {

@@ -18,18 +18,6 @@ import (
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
 
-// calmly is a cadence that a slow machine can keep.
-var calmly = cadence{4 * time.Second, 2400 * time.Millisecond, 400 * time.Millisecond}
-
-// holderInTable is whom the table names.
-func holderInTable(t testing.TB, db *sql.DB, election string) (holder string) {
-	t.Helper()
-	if err := db.QueryRowContext(t.Context(), `SELECT leader_name FROM election_records WHERE election_name = ?`, election).Scan(&holder); err != nil {
-		t.Error(err)
-	}
-	return holder
-}
-
 // drain is a function for WithBeforeRelease, and what became of it.
 type drain struct {
 	do func(context.Context) error // nil: nothing
@@ -67,7 +55,7 @@ func TestReleaseComesAfterTheEndOfTheWorkInHand(t *testing.T) {
 	db, config := newTables(t)
 	work := newLedger(t, config)
 	var lock *mysqllock.Lock
-	follower := newLock(t, db, "e", "b", calmly.option())
+	follower := newLock(t, db, "e", "b", calm.option())
 	d := &drain{do: func(ctx context.Context) error {
 		if token, held := lock.FencingToken(); token == 0 || !held {
 			t.Errorf("token %d (%t) while work ends", token, held)
@@ -81,7 +69,7 @@ func TestReleaseComesAfterTheEndOfTheWorkInHand(t *testing.T) {
 		if err != nil {
 			t.Errorf("the last transaction: %v", err)
 		}
-		if holder := holderInTable(t, db, "e"); holder != "a" {
+		if holder := holderOf(t, db, "e"); holder != "a" {
 			t.Errorf("the row is held by %q while work ends", holder)
 		}
 		if r, _, err := follower.Get(ctx); err != nil || r.HolderIdentity != "a" {
@@ -89,13 +77,13 @@ func TestReleaseComesAfterTheEndOfTheWorkInHand(t *testing.T) {
 		}
 		return nil
 	}}
-	lock = newLock(t, db, "e", "a", calmly.option(), d.option())
-	leader := startStock(t, lock, calmly, true)
+	lock = newLock(t, db, "e", "a", calm.option(), d.option())
+	leader := start(t, lock, calm, releasing)
 	<-leader.leading
 	d.wantCalls(t, 0)
 	leader.stop()
 	d.wantCalls(t, 1)
-	if holder := holderInTable(t, db, "e"); holder != "" {
+	if holder := holderOf(t, db, "e"); holder != "" {
 		t.Errorf("after the release the row is held by %q", holder)
 	}
 	wantLedger(t, work, "drained")
@@ -104,9 +92,9 @@ func TestReleaseComesAfterTheEndOfTheWorkInHand(t *testing.T) {
 	}
 
 	began := time.Now()
-	next := startStock(t, follower, calmly, false)
+	next := start(t, follower, calm)
 	<-next.leading
-	if took := next.since.Sub(began); took > calmly.lease/2 {
+	if took := next.from.Sub(began); took > calm.lease/2 {
 		t.Errorf("the follower led %v after the release", took)
 	}
 }
@@ -120,7 +108,7 @@ func TestReleaseLeavesDrainingUntilOneOperationBeforeTheLeasesEnd(t *testing.T) 
 		lease  int // seconds
 		budget time.Duration
 	}{
-		{"WithTimings", []mysqllock.Option{calmly.option()}, 4, 3400 * time.Millisecond},
+		{"WithTimings", []mysqllock.Option{calm.option()}, 4, 3400 * time.Millisecond},
 		{"WithOperationTimeout", []mysqllock.Option{mysqllock.WithOperationTimeout(700 * time.Millisecond)}, 15, 14300 * time.Millisecond},
 		{"neither", nil, 10, 9 * time.Second},
 		{"neither, and a long lease", nil, 60, 58500 * time.Millisecond},
@@ -190,11 +178,11 @@ func TestReleaseLeavesDrainingUntilTheLeasesEndAlsoAfterAnOutage(t *testing.T) {
 	network := newProxy(t, config.Addr)
 	var elector time.Time
 	d := &drain{do: func(context.Context) error {
-		elector = time.Now().Add(calmly.renewDeadline)
+		elector = time.Now().Add(calm.renewDeadline)
 		return nil
 	}}
-	lock := &renewalTimes{Lock: newLock(t, open(t, network.config(config)), "e", "a", calmly.option(), d.option())}
-	leader := startStock(t, lock, calmly, true)
+	lock := &renewalTimes{Lock: newLock(t, open(t, network.config(config)), "e", "a", calm.option(), d.option())}
+	leader := start(t, lock, calm, releasing)
 	<-leader.leading
 	eventually(t, 20*time.Second, "the first renewal", func() bool {
 		lock.mu.Lock()
@@ -205,14 +193,14 @@ func TestReleaseLeavesDrainingUntilTheLeasesEndAlsoAfterAnOutage(t *testing.T) {
 	<-leader.ended
 	d.wantCalls(t, 1)
 	got := d.deadlines[0]
-	budget := calmly.lease - calmly.d()
+	budget := calm.lease - calm.operationTimeout()
 	if got.Before(lock.sent.Add(budget)) || got.After(lock.served.Add(budget)) {
 		t.Errorf("the deadline is %v after the last renewal was sent, want %v", got.Sub(lock.sent), budget)
 	}
 	if !got.Before(elector) {
 		t.Errorf("the elector's own deadline, %v, is not later than %v: there was nothing to shorten", elector, got)
 	}
-	if holder := holderInTable(t, db, "e"); holder != "a" {
+	if holder := holderOf(t, db, "e"); holder != "a" {
 		t.Errorf("the row is held by %q", holder)
 	}
 }
@@ -254,7 +242,7 @@ func TestReleaseIsRefusedWhenDrainingFailsOrTakesTooLong(t *testing.T) {
 			if !errors.Is(err, test.cause) || apierrors.IsConflict(err) {
 				t.Errorf("error %v, want one that wraps %v and is no conflict", err, test.cause)
 			}
-			if holder := holderInTable(t, db, "by hand"); holder != "a" {
+			if holder := holderOf(t, db, "by hand"); holder != "a" {
 				t.Errorf("the row is held by %q", holder)
 			}
 			if err := lock.Transact(t.Context(), work, nil, inserting("after")); !errors.Is(err, mysqllock.ErrNotLeader) {
@@ -266,17 +254,17 @@ func TestReleaseIsRefusedWhenDrainingFailsOrTakesTooLong(t *testing.T) {
 			byHand.wantCalls(t, 1)
 
 			d := &drain{do: test.do}
-			leader := startStock(t, newLock(t, db, "e", "a", c.option(), d.option()), c, true)
+			leader := start(t, newLock(t, db, "e", "a", c.option(), d.option()), c, releasing)
 			<-leader.leading
 			leader.stop()
 			d.wantCalls(t, 1)
-			if holder := holderInTable(t, db, "e"); holder != "a" {
+			if holder := holderOf(t, db, "e"); holder != "a" {
 				t.Errorf("after the elector has ended the row is held by %q", holder)
 			}
 			began := time.Now()
-			next := startStock(t, newLock(t, db, "e", "b", c.option()), c, false)
+			next := start(t, newLock(t, db, "e", "b", c.option()), c)
 			<-next.leading
-			if took := next.since.Sub(began); took < c.lease {
+			if took := next.from.Sub(began); took < c.lease {
 				t.Errorf("the follower led after %v, before a lease of %v was over", took, c.lease)
 			}
 		})
@@ -296,7 +284,7 @@ func TestReleaseMayFollowDrainingForLongerThanRenewDeadline(t *testing.T) {
 	lock := newLock(t, db, "e", "a", c.option(), d.option())
 	mustSucceed(t, "Create", create(t.Context(), lock, c.record("a")))
 	mustSucceed(t, "the release", update(t.Context(), lock, record("")))
-	if holder := holderInTable(t, db, "e"); holder != "" {
+	if holder := holderOf(t, db, "e"); holder != "" {
 		t.Errorf("the row is held by %q", holder)
 	}
 }
@@ -333,17 +321,17 @@ func TestReleaseDrainsNothingOfACandidateThatDoesNotLead(t *testing.T) {
 		t.Errorf("a release of a follower: %v", err)
 	}
 
-	waiting := startStock(t, lock("waiting"), c, true)
+	waiting := start(t, lock("waiting"), c, releasing)
 	waiting.stop()
 
-	robbed := startStock(t, newLock(t, db, "other", "robbed", c.option(), d.option()), c, true)
+	robbed := start(t, newLock(t, db, "other", "robbed", c.option(), d.option()), c, releasing)
 	<-robbed.leading
 	exec(t, db, `UPDATE election_records SET leader_name = 'robber', leader_uid = 'another', version = version + 1 WHERE election_name = 'other'`)
 	<-robbed.ended
 
 	d.wantCalls(t, 0)
 	for election, want := range map[string]string{"e": "successor", "other": "robber"} {
-		if holder := holderInTable(t, db, election); holder != want {
+		if holder := holderOf(t, db, election); holder != want {
 			t.Errorf("%s is held by %q, want %s", election, holder, want)
 		}
 	}
@@ -370,7 +358,7 @@ func TestReleaseAfterADrainOfALeaderThatWasTakenOverWritesNothing(t *testing.T) 
 	}
 	d.wantCalls(t, 1)
 	wantLedger(t, work)
-	if holder := holderInTable(t, db, "e"); holder != "successor" {
+	if holder := holderOf(t, db, "e"); holder != "successor" {
 		t.Errorf("the row is held by %q", holder)
 	}
 }
@@ -393,7 +381,7 @@ func TestReleaseDrainsOnceATermAlsoWhenItIsTriedAgain(t *testing.T) {
 		t.Errorf("the second try: %v", err)
 	}
 	d.wantCalls(t, 1)
-	if holder := holderInTable(t, db, "e"); holder != "" {
+	if holder := holderOf(t, db, "e"); holder != "" {
 		t.Errorf("the row is held by %q", holder)
 	}
 	takeOver(t, lock)
@@ -441,7 +429,7 @@ func TestReleaseOfALeaseThatWasOutOfSightIsRefusedUndrained(t *testing.T) {
 		t.Errorf("the release: %v", err)
 	}
 	d.wantCalls(t, 0)
-	if holder := holderInTable(t, db, "e"); holder != "a" {
+	if holder := holderOf(t, db, "e"); holder != "a" {
 		t.Errorf("the row is held by %q", holder)
 	}
 
@@ -525,10 +513,7 @@ func TestReleaseThatWasAbandonedEndsNoTermOfARowThatWasMadeAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	var session int64
-	if err := pool.QueryRowContext(t.Context(), `SELECT CONNECTION_ID()`).Scan(&session); err != nil {
-		t.Fatal(err)
-	}
+	session := sessionID(t, pool)
 	begin()
 	network.blackHole()
 	if err := lock.Update(t.Context(), record("")); !errors.Is(err, context.DeadlineExceeded) {

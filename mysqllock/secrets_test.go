@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/go-sql-driver/mysql"
-	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/klog/v2"
 	"k8s.io/klog/v2/ktesting"
@@ -151,32 +150,6 @@ func TestSecretPasswordHashIsNotShownByPreflight(t *testing.T) {
 	wantFinding(t, db, mysqllock.SeverityWarning, "grants", "far more than a lock needs")
 }
 
-// campaignAgain runs elector after elector for a lock, until stop is called.
-func campaignAgain(t testing.TB, lock *mysqllock.Lock, timings electorTimings) (stop func()) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background()) // t.Context ends before the cleanup
-	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Lock: lock, LeaseDuration: timings.lease, RenewDeadline: timings.renewDeadline, RetryPeriod: timings.retry, ReleaseOnCancel: true,
-		Callbacks: leaderelection.LeaderCallbacks{OnStartedLeading: untilDone, OnStoppedLeading: nothing},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		for ctx.Err() == nil {
-			elector.Run(ctx)
-		}
-	}()
-	stop = func() {
-		cancel()
-		<-ended
-	}
-	t.Cleanup(stop)
-	return stop
-}
-
 // Two candidates at the highest verbosity of klog through all that can happen to their database.
 func TestSecretIsInNoLogOfAnElectionWithOutages(t *testing.T) {
 	admin, config := newTables(t)
@@ -199,11 +172,11 @@ func TestSecretIsInNoLogOfAnElectionWithOutages(t *testing.T) {
 	var stops []func()
 	for i := range events {
 		lock, err := mysqllock.New(open(t, network.config(account)), "e", resourcelock.ResourceLockConfig{Identity: fmt.Sprint("candidate-", i), EventRecorder: &events[i]},
-			mysqllock.WithOperationTimeout(hasty.d()), mysqllock.WithServerClock())
+			mysqllock.WithOperationTimeout(hasty.operationTimeout()), mysqllock.WithServerClock())
 		if err != nil {
 			t.Fatal(err)
 		}
-		locks, stops = append(locks, lock), append(stops, campaignAgain(t, lock, hasty))
+		locks, stops = append(locks, lock), append(stops, start(t, lock, hasty, releasing, again).stop)
 	}
 	user := "'" + account.User + "'@'%'"
 	killAll := func() {

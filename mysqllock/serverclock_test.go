@@ -2,104 +2,14 @@ package mysqllock_test
 
 import (
 	"bytes"
-	"context"
 	"database/sql"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
-	"k8s.io/client-go/tools/leaderelection"
-	"k8s.io/client-go/tools/leaderelection/resourcelock"
-
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
-
-// cadence is LeaseDuration, RenewDeadline and RetryPeriod of an elector.
-type cadence struct{ lease, renewDeadline, retry time.Duration }
-
-func (c cadence) option() mysqllock.Option {
-	return mysqllock.WithTimings(c.lease, c.renewDeadline, c.retry)
-}
-
-// d is how long WithTimings lets an operation take.
-func (c cadence) d() time.Duration { return (c.lease - c.renewDeadline - c.retry) / 2 }
-
-// record is one that holds the lease of that duration, and begins a term.
-func (c cadence) record(identity string) resourcelock.LeaderElectionRecord {
-	r := record(identity)
-	r.LeaseDurationSeconds = int(c.lease / time.Second)
-	return r
-}
-
-// stockCandidate is one run of client-go's own elector.
-type stockCandidate struct {
-	leading chan struct{} // closed when it leads
-	ended   chan struct{} // closed when the elector has returned
-	since   time.Time     // when it began to lead; read it after leading
-	cancel  context.CancelFunc
-}
-
-// startStock runs an elector until stop or the end of the test. Without releaseOnCancel that is how
-// a process dies: its lease stays.
-func startStock(t testing.TB, lock resourcelock.Interface, c cadence, releaseOnCancel bool) *stockCandidate {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	s := &stockCandidate{leading: make(chan struct{}), ended: make(chan struct{}), cancel: cancel}
-	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Lock:            lock,
-		LeaseDuration:   c.lease,
-		RenewDeadline:   c.renewDeadline,
-		RetryPeriod:     c.retry,
-		ReleaseOnCancel: releaseOnCancel,
-		Callbacks: leaderelection.LeaderCallbacks{
-			OnStartedLeading: func(context.Context) {
-				s.since = time.Now()
-				close(s.leading)
-			},
-			OnStoppedLeading: func() {},
-		},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		defer close(s.ended)
-		elector.Run(ctx)
-	}()
-	t.Cleanup(s.stop)
-	return s
-}
-
-// stop ends the elector and waits until it has returned.
-func (s *stockCandidate) stop() {
-	s.cancel()
-	<-s.ended
-}
-
-func (s *stockCandidate) leads() bool {
-	select {
-	case <-s.leading:
-		return true
-	default:
-		return false
-	}
-}
-
-// leader waits for one of the candidates to lead.
-func leader(t testing.TB, candidates []*stockCandidate) *stockCandidate {
-	t.Helper()
-	var first *stockCandidate
-	eventually(t, 30*time.Second, "a candidate leads", func() bool {
-		for _, c := range candidates {
-			if c.leads() {
-				first = c
-			}
-		}
-		return first != nil
-	})
-	return first
-}
 
 // uptime is for how many seconds the server has been up.
 func uptime(t testing.TB, db *sql.DB) time.Duration {
@@ -153,20 +63,20 @@ func TestServerClockMakesAColdStartTakeAFewRetriesInsteadOfALease(t *testing.T) 
 	waitForUptime(t, db, 0)
 	c := cadence{4 * time.Second, 2400 * time.Millisecond, 400 * time.Millisecond}
 	const byClock, byObservation = "by the server's clock", "by observation"
-	start := func(election string, n int) []*stockCandidate {
+	startAll := func(election string, n int) []*candidate {
 		opts := []mysqllock.Option{c.option()}
 		if election == byClock {
 			opts = append(opts, mysqllock.WithServerClock())
 		}
-		var candidates []*stockCandidate
+		var candidates []*candidate
 		for i := range n {
-			candidates = append(candidates, startStock(t, newLock(t, db, election, fmt.Sprintf("%d of %d", i, n), opts...), c, false))
+			candidates = append(candidates, start(t, newLock(t, db, election, fmt.Sprintf("%d of %d", i, n), opts...), c))
 		}
 		return candidates
 	}
 	for _, election := range []string{byClock, byObservation} {
-		first := start(election, 2)
-		leader(t, first)
+		first := startAll(election, 2)
+		whoLeads(t, first, 30*time.Second)
 		for _, candidate := range first {
 			candidate.stop()
 		}
@@ -175,9 +85,11 @@ func TestServerClockMakesAColdStartTakeAFewRetriesInsteadOfALease(t *testing.T) 
 		eventually(t, 30*time.Second, "the lease is over", func() bool { return age(t, db, election) > c.lease+500*time.Millisecond })
 	}
 	began := time.Now()
-	clocked, observed := start(byClock, 3), start(byObservation, 3)
-	withClock := leader(t, clocked).since.Sub(began)
-	without := leader(t, observed).since.Sub(began)
+	clocked, observed := startAll(byClock, 3), startAll(byObservation, 3)
+	firstByClock, _ := whoLeads(t, clocked, 30*time.Second)
+	firstByObservation, _ := whoLeads(t, observed, 30*time.Second)
+	withClock := firstByClock.from.Sub(began)
+	without := firstByObservation.from.Sub(began)
 	t.Logf("with WithServerClock %v, without %v, retry period %v", withClock.Round(time.Millisecond), without.Round(time.Millisecond), c.retry)
 	if limit := 5 * c.retry; withClock > limit {
 		t.Errorf("a leader after %v, want it within %v", withClock, limit)
@@ -209,9 +121,9 @@ func TestServerClockTakesOverNoLiveLeaderWhoseRowLooksExpired(t *testing.T) {
 	// Renewals as its elector would send them. The ticker is the retry period.
 	renewals := time.NewTicker(c.retry)
 	defer renewals.Stop()
-	var followers []*stockCandidate
+	var followers []*candidate
 	for i := range 2 {
-		followers = append(followers, startStock(t, newLock(t, db, "e", fmt.Sprintf("follower %d", i), c.option(), mysqllock.WithServerClock()), c, false))
+		followers = append(followers, start(t, newLock(t, db, "e", fmt.Sprintf("follower %d", i), c.option(), mysqllock.WithServerClock()), c))
 	}
 	watcher := newLock(t, db, "e", "watcher", c.option(), mysqllock.WithServerClock())
 	looks := time.NewTicker(30 * time.Millisecond)
@@ -235,7 +147,7 @@ func TestServerClockTakesOverNoLiveLeaderWhoseRowLooksExpired(t *testing.T) {
 		}
 	}
 	for i, f := range followers {
-		if f.leads() {
+		if f.told("started") {
 			t.Errorf("follower %d took over", i)
 		}
 		f.stop()
@@ -296,12 +208,12 @@ func TestServerClockLeavesARowOfAnotherServerOrOfBeforeARestartToObservation(t *
 
 	began := time.Now()
 	watchers := map[string]*mysqllock.Lock{}
-	followers := map[string]*stockCandidate{}
+	followers := map[string]*candidate{}
 	for i := range 2 {
 		for _, election := range [][]string{replaced, restarted}[i] {
 			lock := newLock(t, db, election, "next", c.option(), mysqllock.WithServerClock())
 			if strings.HasSuffix(election, "followed") {
-				followers[election] = startStock(t, lock, c, false)
+				followers[election] = start(t, lock, c)
 			} else {
 				watchers[election] = lock
 			}
@@ -324,8 +236,8 @@ func TestServerClockLeavesARowOfAnotherServerOrOfBeforeARestartToObservation(t *
 		return waiting() == 0
 	})
 	for election, f := range followers {
-		t.Logf("%s: taken over after %v, with a lease of %v", election, f.since.Sub(began).Round(time.Millisecond), c.lease)
-		if took := f.since.Sub(began); took < c.lease {
+		t.Logf("%s: taken over after %v, with a lease of %v", election, f.from.Sub(began).Round(time.Millisecond), c.lease)
+		if took := f.from.Sub(began); took < c.lease {
 			t.Errorf("%s: taken over after %v, before a lease of %v was over", election, took, c.lease)
 		}
 	}

@@ -28,7 +28,7 @@ func TestLedgerHasNoEntryOfAStaleLeaderWhateverHappensToTheCandidates(t *testing
 		plain:    map[attemptKey]*attempt{},
 		unseen:   map[attemptKey]time.Time{},
 	}
-	var contenders []*ledgerCandidate
+	var candidates []*ledgerCandidate
 	var commits, guards atomic.Int64 // that networks saw
 	start := func(c *ledgerCandidate) {
 		through := c.network.config(config)
@@ -53,11 +53,11 @@ func TestLedgerHasNoEntryOfAStaleLeaderWhateverHappensToTheCandidates(t *testing
 				}
 			}
 		}
-		contenders = append(contenders, c)
+		candidates = append(candidates, c)
 		start(c)
 	}
 	t.Cleanup(func() {
-		for _, c := range contenders {
+		for _, c := range candidates {
 			c.kill()
 		}
 	})
@@ -209,7 +209,7 @@ func TestLedgerHasNoEntryOfAStaleLeaderWhateverHappensToTheCandidates(t *testing
 			continue
 		}
 		next = now.Add(100*time.Millisecond + time.Duration(random.Int64N(int64(500*time.Millisecond))))
-		victim := contenders[random.IntN(len(contenders))]
+		victim := candidates[random.IntN(len(candidates))]
 		if c := s.newest().who; c != nil && random.IntN(10) < 7 {
 			victim = c // what happens to followers matters less
 		}
@@ -222,7 +222,7 @@ func TestLedgerHasNoEntryOfAStaleLeaderWhateverHappensToTheCandidates(t *testing
 	eventually(t, 30*time.Second, "work goes on after the faults", func() bool {
 		return s.count(s.attempts, func(_ attemptKey, a *attempt) bool { return a.err == nil && a.sent.After(healed) }) > 0
 	})
-	for _, c := range contenders {
+	for _, c := range candidates {
 		c.kill()
 	}
 

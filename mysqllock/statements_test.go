@@ -44,7 +44,7 @@ func TestStatementsAreThoseOfTheGoldenFile(t *testing.T) {
 		}
 	}
 	fmt.Fprintf(&got, "# without tables\n")
-	for _, text := range []string{sessionCheckSQL, rollbackSQL, uptimeSQL, multiWriterSQL, sessionSQL, savepointSQL, releaseSavepointSQL} {
+	for _, text := range []string{sessionCheckSQL, rollbackSQL, uptimeSQL, serverKindSQL, sessionSQL, savepointSQL, releaseSavepointSQL} {
 		fmt.Fprintln(&got, text)
 	}
 	golden := filepath.Join("testdata", "statements.golden")

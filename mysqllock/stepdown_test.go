@@ -18,18 +18,14 @@ import (
 func beginAsked(t testing.TB, db *sql.DB, identity string, cancels bool, opts ...mysqllock.Option) (c *candidate, asked <-chan struct{}) {
 	t.Helper()
 	called := make(chan struct{}, 10)
-	opts = append(opts, mysqllock.WithTimings(hasty.lease, hasty.renewDeadline, hasty.retry))
+	opts = append(opts, hasty.option())
 	if cancels {
 		opts = append(opts, mysqllock.WithStepDown(func() {
 			called <- struct{}{}
 			c.cancel()
 		}))
 	}
-	c, err := run(newLock(t, db, "e", identity, opts...), hasty, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.stop)
+	c = start(t, newLock(t, db, "e", identity, opts...), hasty, releasing)
 	return c, called
 }
 
@@ -57,7 +53,7 @@ func TestStepDownOnRequestHandsOverWithinRetries(t *testing.T) {
 			since := time.Now()
 			<-follower.leading
 			t.Logf("led by the next one after %v, with a retry period of %v", time.Since(since).Round(time.Millisecond), hasty.retry)
-			<-leader.returned
+			<-leader.ended
 			<-asked
 			select {
 			case <-asked:
@@ -88,7 +84,7 @@ func TestStepDownWithoutAFunctionEndsAtRenewDeadline(t *testing.T) {
 	leader, _ := beginAsked(t, db, "a", false)
 	<-leader.leading
 	requestStepDown(t, db, "e")
-	<-leader.returned
+	<-leader.ended
 	follower, _ := beginAsked(t, db, "b", false)
 	<-follower.leading
 	if !leader.stopped.Before(follower.from) {
@@ -152,7 +148,7 @@ func TestStepDownKeepsALockFromLeadingForALease(t *testing.T) {
 	t.Parallel()
 	db, _ := newTables(t)
 	const lease = 2
-	lock := newLock(t, db, "e", "a")
+	lock := newLock(t, db, "e", "a", unhurried)
 	mustSucceed(t, "Create", create(t.Context(), lock, recordFor("a", lease)))
 	requestStepDown(t, db, "e")
 	asked := time.Now()
@@ -178,7 +174,7 @@ func TestStepDownKeepsALockFromLeadingForALease(t *testing.T) {
 	requestStepDown(t, db, "e")
 	_ = update(t.Context(), lock, recordFor("a", lease))()
 	mustSucceed(t, "the release", update(t.Context(), lock, recordFor("", 1)))
-	other := newLock(t, db, "e", "b")
+	other := newLock(t, db, "e", "b", unhurried)
 	mustSucceed(t, "Get", get(t.Context(), other))
 	mustSucceed(t, "the other's takeover", update(t.Context(), other, recordFor("b", lease)))
 	mustSucceed(t, "Get", get(t.Context(), lock))

@@ -80,18 +80,6 @@ func (p *path) config(config *mysql.Config) *mysql.Config {
 	return config
 }
 
-type rowQueryer interface {
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
-}
-
-func sessionID(t testing.TB, q rowQueryer) (id int64) {
-	t.Helper()
-	if err := q.QueryRowContext(t.Context(), `SELECT CONNECTION_ID()`).Scan(&id); err != nil {
-		t.Fatal(err)
-	}
-	return id
-}
-
 // useUntilOffered uses a connection until it is old and its successor on offer, having come through
 // that proxy.
 func useUntilOffered(t testing.TB, db *sql.DB, through *proxy) {
@@ -134,7 +122,7 @@ func TestSuccessorThatCantBeOpenedCostsNoLease(t *testing.T) {
 	account := newAccount(t, config, ordinary...)
 	const lifetime = 500 * time.Millisecond
 	db := openAgeing(t, account, lifetime, 100*time.Millisecond)
-	leader := begin(t, db, "shortage", "leader", hasty, false)
+	leader := begin(t, db, "shortage", "leader", hasty)
 	<-leader.leading
 	sessionOf(t, admin, account.User) // from now on admin has a connection
 

@@ -7,13 +7,11 @@ import (
 	"database/sql"
 	"errors"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
-	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/klog/v2"
 	"k8s.io/klog/v2/ktesting"
@@ -25,16 +23,12 @@ import (
 // for it, and stands still while the server works. So minutes of an election take milliseconds, and
 // timings are what they are said to be.
 
-// elected is one run of the stock elector.
+// elected is a candidate in a bubble, its lock, and what it logged.
 type elected struct {
 	*testing.T
-	lock   *mysqllock.Lock
-	cancel context.CancelFunc
-	logs   func() string
-
-	mu      sync.Mutex
-	updates []error // what the elector's Updates returned
-	ended   chan struct{}
+	*candidate
+	lock *mysqllock.Lock
+	logs func() string
 }
 
 // inBubble runs a test in a bubble of its own, with a pool made there.
@@ -44,36 +38,17 @@ func inBubble(t *testing.T, config *mysql.Config, test func(t *testing.T, db *sq
 }
 
 // startElector starts one, whose calls pass through wrap, unless that is nil.
-func startElector(t *testing.T, ctx context.Context, timings electorTimings, lock *mysqllock.Lock, wrap func(resourcelock.Interface) resourcelock.Interface) *elected {
+func startElector(t *testing.T, ctx context.Context, timings cadence, lock *mysqllock.Lock, wrap func(resourcelock.Interface) resourcelock.Interface) *elected {
 	t.Helper()
 	logger := ktesting.NewLogger(ktesting.NopTL{}, ktesting.NewConfig(ktesting.BufferLogs(true)))
-	e := &elected{T: t, lock: lock, ended: make(chan struct{})}
+	e := &elected{T: t, lock: lock}
 	e.logs = func() string { return logger.GetSink().(ktesting.Underlier).GetBuffer().String() }
 	var used resourcelock.Interface = lock
 	if wrap != nil {
 		used = wrap(lock)
 	}
-	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Lock:          &noted{Interface: used, elected: e},
-		LeaseDuration: timings.lease, RenewDeadline: timings.renewDeadline, RetryPeriod: timings.retry,
-		ReleaseOnCancel: true,
-		Callbacks:       leaderelection.LeaderCallbacks{OnStartedLeading: func(context.Context) {}, OnStoppedLeading: func() {}},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, e.cancel = context.WithCancel(klog.NewContext(ctx, logger))
-	go func() {
-		defer close(e.ended)
-		elector.Run(ctx)
-	}()
-	t.Cleanup(e.stop)
+	e.candidate = start(t, used, timings, releasing, within(klog.NewContext(ctx, logger)))
 	return e
-}
-
-func (e *elected) stop() {
-	e.cancel()
-	<-e.ended
 }
 
 // mustEnd waits until the elector has given up, or has returned.
@@ -84,46 +59,6 @@ func (e *elected) mustEnd() {
 	case <-time.After(time.Hour):
 		e.Fatal("not within an hour: the elector's end")
 	}
-}
-
-// renewals are the elector's successful Updates; it takes over by Create here.
-func (e *elected) renewals() (n int) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, err := range e.updates {
-		if err == nil {
-			n++
-		}
-	}
-	return n
-}
-
-// refusals are the errors of the elector's Updates.
-func (e *elected) refusals() (errs []error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, err := range e.updates {
-		if err != nil {
-			errs = append(errs, err)
-		}
-	}
-	return errs
-}
-
-// noted notes what an elector's Updates return, but for releases.
-type noted struct {
-	resourcelock.Interface
-	*elected
-}
-
-func (n *noted) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
-	err := n.Interface.Update(ctx, record)
-	if record.HolderIdentity != "" {
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		n.updates = append(n.updates, err)
-	}
-	return err
 }
 
 // wrapper is a user's own around a lock, for calls of Update.
@@ -161,7 +96,7 @@ func (e *elected) noRoomLogged() (n int) {
 // mustRenew waits for the n-th renewal.
 func (e *elected) mustRenew(n int) {
 	e.Helper()
-	eventually(e, time.Hour, "renewals", func() bool { return e.renewals() >= n })
+	eventually(e, time.Hour, "renewals", func() bool { return len(e.renewals()) >= n })
 }
 
 // candidateIn makes a lock without what newLock adds, which would outlive a bubble.
@@ -189,19 +124,19 @@ func TestTimingsOfTheStockElectorAreSeen(t *testing.T) {
 	_, config := newTables(t)
 	for _, c := range []struct {
 		name    string
-		timings electorTimings
+		timings cadence
 		// d is that of a takeover, of the first renewals, and of those from the fourth on, when
 		// RetryPeriod is known.
 		takeover, first, later time.Duration
 		unsafe                 bool
 	}{
-		{"client-go", electorTimings{15 * time.Second, 10 * time.Second, 2 * time.Second}, 1500 * time.Millisecond, 1500 * time.Millisecond, 1500 * time.Millisecond, false},
-		{"OpenShift", electorTimings{137 * time.Second, 107 * time.Second, 26 * time.Second}, 1500 * time.Millisecond, 1500 * time.Millisecond, 1500 * time.Millisecond, false},
-		{"CSI sidecars", electorTimings{15 * time.Second, 10 * time.Second, 5 * time.Second}, 1500 * time.Millisecond, 1500 * time.Millisecond, 50 * time.Millisecond, true},
-		{"a renew deadline near the lease", electorTimings{10 * time.Second, 9600 * time.Millisecond, 200 * time.Millisecond}, time.Second, 200 * time.Millisecond, 100 * time.Millisecond, false},
-		{"just enough room", electorTimings{3 * time.Second, 2700 * time.Millisecond, 200 * time.Millisecond}, 300 * time.Millisecond, 150 * time.Millisecond, 50 * time.Millisecond, false},
-		{"less than no room", electorTimings{3 * time.Second, 2900 * time.Millisecond, time.Second}, 300 * time.Millisecond, 50 * time.Millisecond, 50 * time.Millisecond, true},
-		{"a short lease", electorTimings{time.Second, 700 * time.Millisecond, 100 * time.Millisecond}, 100 * time.Millisecond, 100 * time.Millisecond, 100 * time.Millisecond, false},
+		{"client-go", defaults, 1500 * time.Millisecond, 1500 * time.Millisecond, 1500 * time.Millisecond, false},
+		{"OpenShift", cadence{137 * time.Second, 107 * time.Second, 26 * time.Second}, 1500 * time.Millisecond, 1500 * time.Millisecond, 1500 * time.Millisecond, false},
+		{"CSI sidecars", cadence{15 * time.Second, 10 * time.Second, 5 * time.Second}, 1500 * time.Millisecond, 1500 * time.Millisecond, 50 * time.Millisecond, true},
+		{"a renew deadline near the lease", cadence{10 * time.Second, 9600 * time.Millisecond, 200 * time.Millisecond}, time.Second, 200 * time.Millisecond, 100 * time.Millisecond, false},
+		{"just enough room", cadence{3 * time.Second, 2700 * time.Millisecond, 200 * time.Millisecond}, 300 * time.Millisecond, 150 * time.Millisecond, 50 * time.Millisecond, false},
+		{"less than no room", cadence{3 * time.Second, 2900 * time.Millisecond, time.Second}, 300 * time.Millisecond, 50 * time.Millisecond, 50 * time.Millisecond, true},
+		{"a short lease", cadence{time.Second, 700 * time.Millisecond, 100 * time.Millisecond}, 100 * time.Millisecond, 100 * time.Millisecond, 100 * time.Millisecond, false},
 	} {
 		for _, under := range []string{"alone", "primary of a MultiLock", "secondary of a MultiLock", "a context with a deadline", "in a Batch"} {
 			t.Run(c.name+", "+under, func(t *testing.T) {
@@ -254,13 +189,13 @@ func TestTimingsOptionRefusesAnElectorWithALongerRenewDeadline(t *testing.T) {
 	_, config := newTables(t)
 	told := mysqllock.WithTimings(15*time.Second, 10*time.Second, 2*time.Second)
 	for _, c := range []struct {
-		timings electorTimings
+		timings cadence
 		refused string // "" if it isn't
 	}{
-		{electorTimings{15 * time.Second, 12 * time.Second, time.Second}, `mysqllock: update "told": RenewDeadline is 12s, WithTimings says 10s; give WithTimings the elector's own RenewDeadline`},
-		{electorTimings{15 * time.Second, 10*time.Second + 20*time.Millisecond, 2 * time.Second}, `mysqllock: update "told": RenewDeadline is 10.02s, WithTimings says 10s; give WithTimings the elector's own RenewDeadline`},
-		{electorTimings{15 * time.Second, 10 * time.Second, 2 * time.Second}, ""},
-		{electorTimings{15 * time.Second, 8 * time.Second, 2 * time.Second}, ""},
+		{cadence{15 * time.Second, 12 * time.Second, time.Second}, `mysqllock: update "told": RenewDeadline is 12s, WithTimings says 10s; give WithTimings the elector's own RenewDeadline`},
+		{cadence{15 * time.Second, 10*time.Second + 20*time.Millisecond, 2 * time.Second}, `mysqllock: update "told": RenewDeadline is 10.02s, WithTimings says 10s; give WithTimings the elector's own RenewDeadline`},
+		{defaults, ""},
+		{cadence{15 * time.Second, 8 * time.Second, 2 * time.Second}, ""},
 	} {
 		t.Run(c.timings.renewDeadline.String(), func(t *testing.T) {
 			inBubble(t, config, func(t *testing.T, db *sql.DB) {
@@ -275,7 +210,7 @@ func TestTimingsOptionRefusesAnElectorWithALongerRenewDeadline(t *testing.T) {
 					return
 				}
 				e.mustEnd()
-				if n := e.renewals(); n > 0 {
+				if n := len(e.renewals()); n > 0 {
 					t.Errorf("%d renewals", n)
 				}
 				for _, err := range e.refusals() {
@@ -289,7 +224,7 @@ func TestTimingsOptionRefusesAnElectorWithALongerRenewDeadline(t *testing.T) {
 				// Its next term would be as short, and its work would begin for nothing.
 				again := startElector(t, context.Background(), c.timings, lock, nil)
 				eventually(t, time.Hour, "three more tries", func() bool { return len(again.refusals()) >= 3 })
-				if row := readRow(t, db, "told"); row.Holder != "a" || again.renewals() > 0 {
+				if row := readRow(t, db, "told"); row.Holder != "a" || len(again.renewals()) > 0 {
 					t.Errorf("the row after further tries: %+v", row)
 				}
 				if _, held := lock.FencingToken(); held {
@@ -304,8 +239,7 @@ func TestTimingsOptionRefusesAnElectorWithALongerRenewDeadline(t *testing.T) {
 func TestTimingsSeenThroughACallersOwnContextMakeALockNoLessCareful(t *testing.T) {
 	t.Parallel()
 	_, config := newTables(t)
-	defaults := electorTimings{15 * time.Second, 10 * time.Second, 2 * time.Second}
-	tight := electorTimings{10 * time.Second, 9600 * time.Millisecond, 200 * time.Millisecond}
+	tight := cadence{10 * time.Second, 9600 * time.Millisecond, 200 * time.Millisecond}
 	shorter := func(d time.Duration) func(resourcelock.Interface) resourcelock.Interface {
 		return func(lock resourcelock.Interface) resourcelock.Interface {
 			return &wrapper{lock, func(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
@@ -322,7 +256,7 @@ func TestTimingsSeenThroughACallersOwnContextMakeALockNoLessCareful(t *testing.T
 	}
 	for _, c := range []struct {
 		name    string
-		timings electorTimings
+		timings cadence
 		opts    []mysqllock.Option
 		wrap    func(resourcelock.Interface) resourcelock.Interface
 		run     time.Duration // the deadline of Run's context
@@ -389,7 +323,7 @@ func TestTimingsAreNotSeenInACandidatesContext(t *testing.T) {
 		tries := 0
 		campaign := func() *elected {
 			away, tries = true, 0
-			return startElector(t, ctx, electorTimings{15 * time.Second, 10 * time.Second, 2 * time.Second}, lock, func(lock resourcelock.Interface) resourcelock.Interface {
+			return startElector(t, ctx, defaults, lock, func(lock resourcelock.Interface) resourcelock.Interface {
 				return &resourcelock.MultiLock{Primary: lock, Secondary: &wrapper{other, func(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
 					if tries++; away && tries < 5 {
 						return errAway
@@ -423,7 +357,7 @@ func TestTimingsAreNotSeenInAStall(t *testing.T) {
 	inBubble(t, config, func(t *testing.T, db *sql.DB) {
 		lock := candidateIn(t, db, "stall")
 		updates := 0
-		e := startElector(t, context.Background(), electorTimings{15 * time.Second, 10 * time.Second, 2 * time.Second}, lock, func(lock resourcelock.Interface) resourcelock.Interface {
+		e := startElector(t, context.Background(), defaults, lock, func(lock resourcelock.Interface) resourcelock.Interface {
 			return &wrapper{lock, func(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
 				if updates++; updates == 2 || updates == 3 || updates == 9 {
 					<-time.After(4 * time.Second)
@@ -451,7 +385,7 @@ func TestTimingsAreNotSeenInTriesOfOneRound(t *testing.T) {
 	inBubble(t, config, func(t *testing.T, db *sql.DB) {
 		lock := candidateIn(t, db, "tries")
 		updates := 0
-		e := startElector(t, context.Background(), electorTimings{15 * time.Second, 10 * time.Second, 2 * time.Second}, lock, func(lock resourcelock.Interface) resourcelock.Interface {
+		e := startElector(t, context.Background(), defaults, lock, func(lock resourcelock.Interface) resourcelock.Interface {
 			return &wrapper{lock, func(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
 				err := lock.Update(ctx, record)
 				if updates++; err == nil && updates%4 != 0 {
@@ -471,7 +405,7 @@ func TestTimingsWithoutRoomAreLoggedOnceATerm(t *testing.T) {
 	inBubble(t, config, func(t *testing.T, db *sql.DB) {
 		lock := candidateIn(t, db, "CSI")
 		for term := range 3 {
-			e := startElector(t, context.Background(), electorTimings{15 * time.Second, 10 * time.Second, 5 * time.Second}, lock, nil)
+			e := startElector(t, context.Background(), cadence{15 * time.Second, 10 * time.Second, 5 * time.Second}, lock, nil)
 			e.mustRenew(10)
 			e.stop()
 			if n := e.noRoomLogged(); n != 1 {
@@ -500,7 +434,7 @@ func TestReleaseByALeaderThatGaveUpBeforeHalfALeaseIsRefused(t *testing.T) {
 					exec(t, db, `DELETE FROM election_records`)
 					lock := candidateIn(t, db, "give up", opts...)
 					updates := 0
-					e := startElector(t, context.Background(), electorTimings{15 * time.Second, 5 * time.Second, time.Second}, lock, func(lock resourcelock.Interface) resourcelock.Interface {
+					e := startElector(t, context.Background(), cadence{15 * time.Second, 5 * time.Second, time.Second}, lock, func(lock resourcelock.Interface) resourcelock.Interface {
 						return &wrapper{lock, func(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
 							if updates++; !isStopped && updates > 5 && record.HolderIdentity != "" {
 								return errAway

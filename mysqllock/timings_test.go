@@ -22,32 +22,32 @@ func TestTimingsThatLeaveNoRoomAreRefused(t *testing.T) {
 	const why = " don't leave 50ms for an operation: (LeaseDuration - RenewDeadline - RetryPeriod) / 2 must be at least that, " +
 		"RenewDeadline more than 1.2 times RetryPeriod, and LeaseDuration whole seconds; "
 	for _, c := range []struct {
-		pace
+		cadence
 		given, instead string // "" if they are accepted
 	}{
-		{pace: pace{15 * time.Second, 10 * time.Second, 2 * time.Second}},
-		{pace: pace{60 * time.Second, 40 * time.Second, 15 * time.Second}},
-		{pace: pace{time.Second, 700 * time.Millisecond, 200 * time.Millisecond}}, // leaves exactly 50ms
-		{pace{time.Second, 701 * time.Millisecond, 200 * time.Millisecond}, "LeaseDuration 1s, RenewDeadline 701ms and RetryPeriod 200ms", "1s, 666ms and 133ms"},
-		{pace{15 * time.Second, 13 * time.Second, 2 * time.Second}, "LeaseDuration 15s, RenewDeadline 13s and RetryPeriod 2s", "15s, 10s and 2s"},
-		{pace{15 * time.Second, 15 * time.Second, 2 * time.Second}, "LeaseDuration 15s, RenewDeadline 15s and RetryPeriod 2s", "15s, 10s and 2s"},
-		{pace{15 * time.Second, 2400 * time.Millisecond, 2 * time.Second}, "LeaseDuration 15s, RenewDeadline 2.4s and RetryPeriod 2s", "15s, 10s and 2s"},
-		{pace{15 * time.Second, 10 * time.Second, 0}, "LeaseDuration 15s, RenewDeadline 10s and RetryPeriod 0s", "15s, 10s and 2s"},
-		{pace{15 * time.Second, 10 * time.Second, -time.Second}, "LeaseDuration 15s, RenewDeadline 10s and RetryPeriod -1s", "15s, 10s and 2s"},
-		{pace{15 * time.Second, 0, 2 * time.Second}, "LeaseDuration 15s, RenewDeadline 0s and RetryPeriod 2s", "15s, 10s and 2s"},
-		{pace{1900 * time.Millisecond, 1200 * time.Millisecond, 200 * time.Millisecond}, "LeaseDuration 1.9s, RenewDeadline 1.2s and RetryPeriod 200ms", "2s, 1.333s and 266ms"},
-		{pace{0, 0, 0}, "LeaseDuration 0s, RenewDeadline 0s and RetryPeriod 0s", "1s, 666ms and 133ms"},
-		{pace{-time.Second, 10 * time.Second, 2 * time.Second}, "LeaseDuration -1s, RenewDeadline 10s and RetryPeriod 2s", "1s, 666ms and 133ms"},
+		{cadence: cadence{15 * time.Second, 10 * time.Second, 2 * time.Second}},
+		{cadence: cadence{60 * time.Second, 40 * time.Second, 15 * time.Second}},
+		{cadence: cadence{time.Second, 700 * time.Millisecond, 200 * time.Millisecond}}, // leaves exactly 50ms
+		{cadence{time.Second, 701 * time.Millisecond, 200 * time.Millisecond}, "LeaseDuration 1s, RenewDeadline 701ms and RetryPeriod 200ms", "1s, 666ms and 133ms"},
+		{cadence{15 * time.Second, 13 * time.Second, 2 * time.Second}, "LeaseDuration 15s, RenewDeadline 13s and RetryPeriod 2s", "15s, 10s and 2s"},
+		{cadence{15 * time.Second, 15 * time.Second, 2 * time.Second}, "LeaseDuration 15s, RenewDeadline 15s and RetryPeriod 2s", "15s, 10s and 2s"},
+		{cadence{15 * time.Second, 2400 * time.Millisecond, 2 * time.Second}, "LeaseDuration 15s, RenewDeadline 2.4s and RetryPeriod 2s", "15s, 10s and 2s"},
+		{cadence{15 * time.Second, 10 * time.Second, 0}, "LeaseDuration 15s, RenewDeadline 10s and RetryPeriod 0s", "15s, 10s and 2s"},
+		{cadence{15 * time.Second, 10 * time.Second, -time.Second}, "LeaseDuration 15s, RenewDeadline 10s and RetryPeriod -1s", "15s, 10s and 2s"},
+		{cadence{15 * time.Second, 0, 2 * time.Second}, "LeaseDuration 15s, RenewDeadline 0s and RetryPeriod 2s", "15s, 10s and 2s"},
+		{cadence{1900 * time.Millisecond, 1200 * time.Millisecond, 200 * time.Millisecond}, "LeaseDuration 1.9s, RenewDeadline 1.2s and RetryPeriod 200ms", "2s, 1.333s and 266ms"},
+		{cadence{0, 0, 0}, "LeaseDuration 0s, RenewDeadline 0s and RetryPeriod 0s", "1s, 666ms and 133ms"},
+		{cadence{-time.Second, 10 * time.Second, 2 * time.Second}, "LeaseDuration -1s, RenewDeadline 10s and RetryPeriod 2s", "1s, 666ms and 133ms"},
 	} {
 		_, err := lock(c.option())
 		if c.given == "" {
 			if err != nil {
-				t.Errorf("%v: %v", c.pace, err)
+				t.Errorf("%v: %v", c.cadence, err)
 			}
 			continue
 		}
 		if want := `mysqllock: new "e": WithTimings: ` + c.given + why + c.instead + ` would work`; err == nil || err.Error() != want {
-			t.Errorf("%v:\nerror %v\nwant  %s", c.pace, err, want)
+			t.Errorf("%v:\nerror %v\nwant  %s", c.cadence, err, want)
 		}
 		// What is proposed is accepted, by client-go too.
 		var texts [3]string

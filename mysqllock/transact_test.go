@@ -20,7 +20,7 @@ import (
 // even be tables of the lock's names in it, as somebody followed the advice of an error.
 func TestTransactAndGuardFindTheTablesFromAnotherDefaultDatabase(t *testing.T) {
 	db, config := newTables(t)
-	restricted := newUser(t, config, "SELECT ON election_fences", "UPDATE ON election_fences")
+	restricted := newAccount(t, config, "SELECT ON {db}.election_fences", "UPDATE ON {db}.election_fences")
 	for _, migrated := range []bool{false, true} {
 		t.Run(fmt.Sprintf("tables in the other one, too: %t", migrated), func(t *testing.T) {
 			elsewhere := newConfig(t)
@@ -643,4 +643,16 @@ func TestTransactThatRunsOutOfTimeBeforeItsCommitDoesNotCallItsOutcomeUnknown(t 
 		t.Errorf("error %v", err)
 	}
 	wantLedger(t, work)
+}
+
+// isolationLevels are those that both servers have.
+var isolationLevels = []sql.IsolationLevel{
+	sql.LevelDefault, sql.LevelReadUncommitted, sql.LevelReadCommitted, sql.LevelRepeatableRead, sql.LevelSerializable,
+}
+
+func statement(text string) func(context.Context, *sql.Tx) error {
+	return func(ctx context.Context, tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, text)
+		return err
+	}
 }

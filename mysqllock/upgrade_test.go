@@ -254,7 +254,7 @@ func TestUpgradeWithoutAlterLosesNoElectionAndKeepsNoLock(t *testing.T) {
 	exec(t, admin, v0Table+"DEFAULT CHARACTER SET latin1")
 	insertV0(t, admin, 1, "e", "a", "2024-05-01 11:00:00")
 	insertV0(t, admin, 2, "e", "b", "2024-05-01 10:00:00")
-	db := open(t, newUser(t, config, "SELECT, INSERT, UPDATE, DELETE, CREATE, LOCK TABLES ON *"))
+	db := open(t, newAccount(t, config, "SELECT, INSERT, UPDATE, DELETE, CREATE, LOCK TABLES ON {db}.*"))
 	err := mysqllock.Migrate(t.Context(), db)
 	if err == nil || !strings.Contains(err.Error(), "Error 1142 (42000): ALTER command denied") || !strings.Contains(err.Error(), "to upgrade an old table ALTER, DELETE, DROP and LOCK TABLES") {
 		t.Fatal(err)

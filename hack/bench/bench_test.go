@@ -52,8 +52,8 @@ func TestEveryPartWritesItsSectionAndASecondRunReplacesIt(t *testing.T) {
 		at = next
 	}
 	plots, err := filepath.Glob(filepath.Join(b.folder, plotsFolder, "*.svg"))
-	if err != nil || len(plots) != 6 {
-		t.Errorf("%d plots, want 6: %v (%v)", len(plots), plots, err)
+	if err != nil || len(plots) != 7 {
+		t.Errorf("%d plots, want 7: %v (%v)", len(plots), plots, err)
 	}
 	for _, plot := range plots {
 		if !strings.Contains(string(text), filepath.Base(plot)) {

@@ -1,5 +1,5 @@
 // Command bench measures what a lock costs: a real server of its own, with durable settings, and on it the lock beside
-// the bare statements that it can't do without (the floor), beside what one would otherwise use, under transactions, and
+// the bare statements that it can't do without (the floor), beside what one would otherwise use, under transactions and single statements, and
 // when leaders die.
 //
 // Machines differ, and so does one machine from minute to minute. So what is a time is a ratio to the floor: both are
@@ -18,7 +18,7 @@
 //	measure.go, comparisons.go    an arm, turns of arms and their ratios; tables of them
 //	parts.go                      operations against the floor; what goes over the wire
 //	rivals.go                     GET_LOCK, v0's statement, etcd
-//	transact.go, cluster.go       guarded transactions; Galera and Group Replication
+//	transact.go, cluster.go       what fences a transaction, and a statement; Galera and Group Replication
 //	failover.go, child.go         leaders that die, in processes of their own
 //	election.go, server.go        the elections and the server that all parts use
 //	report.go                     RESULTS.md and the plots

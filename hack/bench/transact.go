@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 )
 
 const (
@@ -30,7 +31,7 @@ parallel, each with a row of its own.
 		return err
 	}
 	r := comparisons{per: "worker", bars: bars{title: "Guarded transactions", y: "p50, ratio to no guard"}}
-	return b.sweep(ctx, s, "transact", r, []int{1, most}, func(workers int) ([]arm, func(), error) {
+	err = b.sweep(ctx, s, "transact", r, []int{1, most}, func(workers int) ([]arm, func(), error) {
 		db, err := b.open(ctx, workers, true)
 		if err != nil {
 			return nil, nil, err
@@ -66,4 +67,44 @@ parallel, each with a row of its own.
 			}, b.pid},
 		}, func() { _ = db.Close() }, nil
 	})
+	if err != nil {
+		return err
+	}
+	s.printf(`
+A single statement needs no transaction. The first line is the same UPDATE, autocommitted, without a condition.
+
+`)
+	r = comparisons{per: "worker", bars: bars{title: "Fenced statements", y: "p50, ratio to no condition"}}
+	return b.sweep(ctx, s, "statement", r, []int{1, most}, func(workers int) ([]arm, func(), error) {
+		db, err := b.open(ctx, workers, true)
+		if err != nil {
+			return nil, nil, err
+		}
+		bare := func(ctx context.Context, worker int) error { return updateOne(ctx, db, work, worker) }
+		return []arm{
+			{"no condition", bare, b.pid},
+			{"the same again", bare, b.pid},
+			{"FenceCondition", func(ctx context.Context, worker int) error {
+				condition, args, err := lock.FenceCondition()
+				if err != nil {
+					return err
+				}
+				return updateOne(ctx, db, work+` AND `+condition, append([]any{worker}, args...)...)
+			}, b.pid},
+		}, func() { _ = db.Close() }, nil
+	})
+}
+
+// updateOne runs a statement that must change one row.
+func updateOne(ctx context.Context, db *sql.DB, statement string, args ...any) error {
+	ctx, cancel := context.WithTimeout(ctx, opTimeout)
+	defer cancel()
+	result, err := db.ExecContext(ctx, statement, args...)
+	if err != nil {
+		return err
+	}
+	if n, err := result.RowsAffected(); err != nil || n != 1 {
+		return errors.Join(err, fmt.Errorf("%d rows", n))
+	}
+	return nil
 }
