@@ -98,8 +98,13 @@ func TestStepDownEndsIfNobodyElseLeads(t *testing.T) {
 	db.lead(t, "e", "worker-1", 1) // for 13 s: nobody is there to step down
 	db.exec(t, "UPDATE election_records SET last_update = UTC_TIMESTAMP(6) + INTERVAL 1 HOUR WHERE election_name = 'e'")
 	deaf := start(t, db.env, nil, "step-down", "e", "-wait")
+	waits := func(p *process) {
+		t.Helper()
+		eventually(t, "it waits", func() bool { return p.stdout.String() == "worker-1 was asked to step down\n" })
+	}
+	waits(deaf)
 	told := start(t, db.env, nil, "step-down", "e", "-wait")
-	eventually(t, "it waits", func() bool { return told.stdout.String() == "worker-1 was asked to step down\n" })
+	waits(told)
 	told.signal(t, syscall.SIGTERM)
 	if code := told.ends(t); code != exitFailed || !strings.Contains(told.stderr.String(), "ended before another term began") {
 		t.Errorf("exit code %d: %s", code, told.stderr.String())
