@@ -90,10 +90,19 @@ func requestStepDown(ctx context.Context, s *session, statements *statements, el
 	switch n, err := s.write(ctx, statements.requestStepDown(election, uid.String)); {
 	case err != nil:
 		return err
-	case n == 0:
-		return fmt.Errorf("%q has ceased to lead meanwhile, and was not asked", holder.String)
+	case n == 1:
+		return nil
 	}
-	return nil
+	// Somebody else may have asked meanwhile.
+	asking := uid.String
+	err = s.queryRow(ctx, statements.stepDownState(election), &holder, &uid, &asked)
+	switch {
+	case err != nil && !errors.Is(err, sql.ErrNoRows):
+		return err
+	case err == nil && uid.String == asking && asked.String == asking:
+		return nil
+	}
+	return errors.New("the leader that was to be asked has ceased to lead meanwhile")
 }
 
 // stepDownStateSQL reads who leads, and whether that leader was asked.

@@ -292,3 +292,31 @@ func TestStepDownReachesElectLeader(t *testing.T) {
 		}
 	}
 }
+
+// Of two requests at once the second changes nothing, and is no error either.
+func TestStepDownRequestedTwiceAtOnceIsNoError(t *testing.T) {
+	t.Parallel()
+	db, _ := newTables(t)
+	takeOver(t, newLock(t, db, "e", "a"))
+	tx, err := db.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var version int64
+	if err := tx.QueryRowContext(t.Context(), `SELECT version FROM election_records FOR UPDATE`).Scan(&version); err != nil {
+		t.Fatal(err)
+	}
+	outcomes := make(chan error, 2)
+	for range 2 {
+		go func() { outcomes <- mysqllock.RequestStepDown(t.Context(), db, "e") }()
+	}
+	eventually(t, 20*time.Second, "both wait for the row", func() bool {
+		return countSessions(t, db, `INFO LIKE 'UPDATE%SET step_down_uid = leader_uid%'`) == 2
+	})
+	mustSucceed(t, "the rollback", tx.Rollback)
+	for range 2 {
+		if err := <-outcomes; err != nil {
+			t.Error(err)
+		}
+	}
+}
