@@ -20,6 +20,7 @@ const (
 	errDatabaseDenied      = 1044
 	errAccessDenied        = 1045
 	errNoDatabaseSelected  = 1046
+	errNotNull             = 1048
 	errUnknownCommand      = 1047 // on Galera: this node is not part of the cluster
 	errUnknownDatabase     = 1049
 	errShutdown            = 1053
@@ -63,6 +64,7 @@ const (
 	errCannotConvert       = 3854
 	errIdleDisconnect      = 4031 // MySQL's, after wait_timeout
 	errMariaDBAccountLock  = 4151
+	errWriteConflict       = 9007 // TiDB: changed since the transaction's, or the statement's, snapshot
 )
 
 // advice says what became of the operation, if err leaves that open, and what a person can do about
@@ -181,6 +183,13 @@ func isReadOnly(err error) bool {
 		return true
 	}
 	return false
+}
+
+// hasChanged reports whether the server did nothing, as a row had changed since the snapshot that it
+// went by.
+func hasChanged(err error) bool {
+	n := number(err)
+	return n == errRecordChanged || n == errWriteConflict
 }
 
 // isBusy reports whether NOWAIT found the row locked by another session.

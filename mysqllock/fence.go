@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
@@ -14,21 +15,29 @@ import (
 // needs the row for itself, so that no term begins before. LOCK IN SHARE MODE is the spelling that
 // both MySQL and MariaDB know. The name is hexadecimal UTF-8, as the transaction's session may have
 // any character set.
-const guardSQL = `
+const guardSQL = fenceSQL + `
+  LOCK IN SHARE MODE`
+
+// fenceSQL reads the current term and pins nothing.
+const fenceSQL = `
 SELECT fencing_token, leader_uid
   FROM {fences}
- WHERE election_name = ` + hexName + `
-  LOCK IN SHARE MODE`
+ WHERE election_name = ` + hexName + ``
 
 func (s *statements) guard(election string) statement {
 	return statement{s.texts.guard, []any{hex.EncodeToString([]byte(election))}}
+}
+
+func (s *statements) fence(election string) statement {
+	return statement{s.texts.fence, []any{hex.EncodeToString([]byte(election))}}
 }
 
 // multiWriterGuardSQL pins the current term on clusters in which several nodes take writes: one
 // row, or none if another term has begun. There, a lock is known to its own node only, and a node
 // that is behind with applying has not seen a takeover that another node committed; but the cluster
 // certifies writes, and refuses the commit of the later one of two transactions that changed the
-// same row.
+// same row. So does TiDB, whatever its settings: in a pessimistic transaction the write locks, and an
+// optimistic one is refused at its commit.
 const multiWriterGuardSQL = `
 UPDATE {fences}
    SET guards = guards + 1
@@ -67,9 +76,13 @@ func (l *Lock) FencingToken() (token int64, held bool) {
 //
 // The guard is a shared lock, so that any number of a leader's transactions may be guarded at once.
 // On Galera, Group Replication and TiDB, and on a server that did not say what it is, it is a write
-// instead: guarded transactions of one election wait for each other there, a commit may fail with error 1213 or 3101, having
-// committed nothing, and a read-only transaction can't be guarded. tx's account needs SELECT and
-// UPDATE on election_fences.
+// instead: guarded transactions of one election wait for each other there, a commit may fail with
+// error 1213, 3101 or 9007, having committed nothing, and a read-only transaction can't be guarded.
+// tx's account needs SELECT and UPDATE on election_fences.
+//
+// On Vitess the session must have transaction_mode = 'single', which Transact sees to: in another
+// mode a transaction may span shards, which commit one after the other, so that the guard's lock is
+// gone before the last one has. Guard refuses other sessions.
 //
 // A server may end a transaction on its own after an error (a deadlock, 1213; MariaDB's 1020): roll
 // back on every error. What follows in such a transaction would be committed statement by
@@ -85,8 +98,8 @@ func (l *Lock) Guard(ctx context.Context, tx *sql.Tx) error {
 func (l *Lock) guard(ctx context.Context, tx *sql.Tx, token int64) error {
 	// The transaction may be of a pool with another default database.
 	statements := l.tables.Load().ascii // its guards suit every encoding
-	_, server := l.term.fence()
-	byWrite := server.guardsByWrite()
+	_, on := l.term.fence()
+	byWrite := on.guardsByWrite()
 	if byWrite {
 		guard := statements.multiWriterGuard(l.election, token, l.uid)
 		result, err := tx.ExecContext(ctx, guard.text, guard.args...)
@@ -100,6 +113,16 @@ func (l *Lock) guard(ctx context.Context, tx *sql.Tx, token int64) error {
 	var found sql.NullInt64
 	var uid sql.NullString
 	guard := statements.guard(l.election)
+	if byWrite {
+		// Nothing to lock: the write found no row, and this only says why. TiDB refuses LOCK IN SHARE
+		// MODE, or ignores it.
+		guard = statements.fence(l.election)
+	}
+	if on.isSharded() {
+		if err := mustBeSingle(ctx, tx); err != nil {
+			return err
+		}
+	}
 	err := tx.QueryRowContext(ctx, guard.text, guard.args...).Scan(&found, &uid)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
@@ -119,12 +142,26 @@ func (l *Lock) guard(ctx context.Context, tx *sql.Tx, token int64) error {
 // insertFence makes the election's fence row, if it isn't there.
 func (l *Lock) insertFence(o *operation, record resourcelock.LeaderElectionRecord) error {
 	n, err := o.session.write(o.ctx, l.statements(record).insertFence(l.election))
-	switch number(err) {
-	case errDuplicateKey, errRecordChanged:
+	switch {
+	case number(err) == errDuplicateKey, hasChanged(err):
 		return nil
-	}
-	if err == nil && n != 1 {
+	case number(err) == errNotNull, err == nil && n != 1:
 		return l.refused(o, record, "the server did not insert the election's row in election_fences")
 	}
 	return err
+}
+
+// transactionModeSQL asks vtgate whether a transaction may span shards.
+const transactionModeSQL = `SELECT @@transaction_mode`
+
+// mustBeSingle refuses a transaction of vtgate that may span shards.
+func mustBeSingle(ctx context.Context, tx *sql.Tx) error {
+	var mode string
+	if err := tx.QueryRowContext(ctx, transactionModeSQL).Scan(&mode); err != nil {
+		return err
+	}
+	if !strings.EqualFold(mode, "single") {
+		return errors.New("the session's transaction_mode is " + mode + ", in which a transaction may span shards, which commit one after the other, unguarded; use Transact, or set it to 'single' before the transaction")
+	}
+	return nil
 }

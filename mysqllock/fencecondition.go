@@ -3,6 +3,7 @@ package mysqllock
 import (
 	"encoding/hex"
 	"errors"
+	"fmt"
 )
 
 // A fence for one statement: a condition in its WHERE, in place of a guarded transaction.
@@ -48,20 +49,20 @@ EXISTS (SELECT 1
 //
 // Errors of FenceCondition: [ErrNotLeader] if this Lock holds no term; an error that says so where a
 // read lock is not enough, which is on Galera, Group Replication, TiDB and Vitess, and where the
-// server did not say what it is. Use Transact there. The statement itself may fail with error 1205
+// server did not say what it is, or is of another kind. Use Transact there. The statement itself may fail with error 1205
 // while a takeover hangs, 1213 after a deadlock, or, in a transaction on MariaDB that is older than
 // the takeover, 1020; it has changed nothing then.
 func (l *Lock) FenceCondition() (condition string, args []any, err error) {
-	token, server := l.term.fence()
+	token, on := l.term.fence()
 	switch {
 	case token == 0:
 		err = ErrNotLeader
-	case server == multiWriter:
-		err = errors.New("a read lock does not fence a statement on Galera, Group Replication and TiDB, of which this server is one; use Transact, which writes")
-	case server == sharded:
-		err = errors.New("on Vitess a statement may run on another shard than the election's, where a read lock does not fence it; use Transact, in a session with transaction_mode = 'single'")
-	case server == unknownServer:
-		err = errors.New("the server did not say what it is when the term began, so that a read lock may not fence a statement; let SHOW VARIABLES through to it, or use Transact, which writes")
+	case on == unknownEngine:
+		err = errors.New("the server did not say what it is when the term began, or is of a kind that is not known here, so that a read lock may not fence a statement; let SHOW VARIABLES through to it, or use Transact, which writes")
+	case on.isSharded():
+		err = fmt.Errorf("on %v a statement may run on another shard than the election's, where a read lock does not fence it; use Transact, which keeps to one shard", on)
+	case on.guardsByWrite():
+		err = fmt.Errorf("a read lock does not fence a statement on %v; use Transact, which writes", on)
 	}
 	if err != nil {
 		return "", nil, wrap("fence condition", l.election, err, nil)

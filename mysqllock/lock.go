@@ -198,15 +198,15 @@ func (l *Lock) insert(o *operation, record resourcelock.LeaderElectionRecord) (*
 	switch {
 	case number(err) == errDuplicateKey:
 		return nil, alreadyExists(l.election)
-	case number(err) == errRecordChanged:
+	case hasChanged(err):
 		if now, readErr := l.read(o); readErr == nil && now != nil {
 			return nil, alreadyExists(l.election)
 		}
 		return nil, err
+	case number(err) == errNotNull, err == nil && n != 1:
+		return nil, l.refused(o, record, "the server did not insert the election's row")
 	case err != nil:
 		return nil, err
-	case n != 1:
-		return nil, l.refused(o, record, "the server did not insert the election's row")
 	}
 	return released, nil
 }
@@ -298,17 +298,18 @@ func (l *Lock) takeOver(o *operation, old *row, record resourcelock.LeaderElecti
 	if err := o.session.endTransaction(o.ctx); err != nil {
 		return err // or the probe would leave the row locked
 	}
-	server, err := o.session.serverKind(o.ctx)
+	engine, err := o.session.askEngine(o.ctx)
 	if err != nil {
 		return err
 	}
+	o.engine = engine
 	var last sql.NullInt64
 	var clock int64
 	err = o.session.queryRow(o.ctx, s.probe(l.election), &last, &clock)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return l.refused(o, record, "the server did not answer with its clock")
-	case number(err) == errRecordChanged:
+	case hasChanged(err):
 		return l.changed(o, old, record, err)
 	case isBusy(err):
 		return fmt.Errorf("a transaction guards the current term, or takes over, until it ends: %w", err)
@@ -331,7 +332,7 @@ func (l *Lock) takeOver(o *operation, old *row, record resourcelock.LeaderElecti
 	if err := l.accept(o, next); err != nil {
 		return err
 	}
-	l.term.begin(token, o.started, server)
+	l.term.begin(token, o.started, engine)
 	return nil
 }
 
@@ -339,7 +340,7 @@ func (l *Lock) takeOver(o *operation, old *row, record resourcelock.LeaderElecti
 func (l *Lock) swap(o *operation, old, next *row, s statement) error {
 	n, err := o.session.write(o.ctx, s)
 	switch {
-	case number(err) == errRecordChanged:
+	case hasChanged(err):
 		return l.changed(o, old, next.record, err)
 	case err != nil:
 		return err

@@ -40,6 +40,8 @@ type memory struct {
 	reported string
 	// mariaDB is whether the last poll's server was one.
 	mariaDB bool
+	// engine is the last one that was asked; unknownEngine before.
+	engine engine
 }
 
 // newVersion is larger than the observed version, and also larger than that of a row that was

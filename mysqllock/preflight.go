@@ -158,7 +158,7 @@ func (p *preflight) liftSelectLimit() (restore func(), err error) {
 		p.add(SeverityError, "sql_select_limit", "it is 0, so that no poll finds a row", "remove it from the DSN, the server's configuration or init_connect")
 	}
 	const set = `SET SESSION sql_select_limit = %d`
-	_, err = p.conn.ExecContext(p.ctx, fmt.Sprintf(set, uint64(math.MaxUint64)))
+	_, err = p.conn.ExecContext(p.ctx, fmt.Sprintf(set, uint64(math.MaxInt64)))
 	return func() {
 		if _, err := p.conn.ExecContext(p.ctx, fmt.Sprintf(set, limit)); err != nil {
 			discard(p.conn)

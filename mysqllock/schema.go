@@ -145,7 +145,7 @@ func migrate(ctx context.Context, db *sql.DB, database string) error {
 const (
 	// migrateSessionSQL bounds how long the session's statements wait for a table, and lifts what
 	// would refuse them or hide rows from them.
-	migrateSessionSQL = `SET SESSION lock_wait_timeout = 1, sql_safe_updates = 0, sql_select_limit = 18446744073709551615`
+	migrateSessionSQL = `SET SESSION lock_wait_timeout = 1, sql_safe_updates = 0, sql_select_limit = ` + everything
 )
 
 // schemaStatements are those of Schema with the database's name put in, if it has one.

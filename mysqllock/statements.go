@@ -46,14 +46,14 @@ func (s *statements) poll(election string) statement {
 	return statement{s.texts.poll, []any{s.encode(election)}}
 }
 
-// insertSQL makes an election's row: one row or error 1062; no row if the session may not write.
+// insertSQL makes an election's row: one row or error 1062; error 1048 if the session may not write,
+// as last_update can't be NULL. (SELECT ... FROM DUAL WHERE would do as well, but for Vitess, which
+// runs the SELECT on any shard.)
 const insertSQL = `
 INSERT INTO {records} (leader_name, leader_uid, lease_duration_seconds, acquire_time, renew_time,
        leader_transitions, strategy, preferred_holder, ready, version, last_update, server, election_name)
-SELECT {text}, {text}, ?, ?, ?,
-       ?, {text}, {text}, ?, ?, UTC_TIMESTAMP(6), {server}, {name}
-  FROM DUAL
- WHERE {session}`
+VALUES ({text}, {text}, ?, ?, ?,
+       ?, {text}, {text}, ?, ?, IF({session}, UTC_TIMESTAMP(6), NULL), {server}, {name})`
 
 func (s *statements) insert(election string, r *row) statement {
 	return statement{s.texts.insert, append(s.values(r), s.encode(election))}
@@ -113,12 +113,11 @@ func (s *statements) probe(election string) statement {
 	return statement{s.texts.probe, []any{s.encode(election)}}
 }
 
-// insertFenceSQL makes an election's fence row: one row, or error 1062, which is as good.
+// insertFenceSQL makes an election's fence row: one row, or error 1062, which is as good; error 1048
+// if the session may not write.
 const insertFenceSQL = `
 INSERT INTO {fences} (election_name, fencing_token, leader_uid)
-SELECT {name}, 0, LEFT('-', 0)
-  FROM DUAL
- WHERE {session}`
+VALUES ({name}, IF({session}, 0, NULL), LEFT('-', 0))`
 
 func (s *statements) insertFence(election string) statement {
 	return statement{s.texts.insertFence, []any{s.encode(election)}}
@@ -203,7 +202,7 @@ type statements struct {
 	holes *strings.Replacer
 	texts struct {
 		poll, insert, renew, release, takeOver, probe, insertFence string
-		guard, multiWriterGuard, fenceCondition                    string // see fence.go, fencecondition.go
+		guard, fence, multiWriterGuard, fenceCondition             string // see fence.go, fencecondition.go
 	}
 }
 
@@ -230,6 +229,7 @@ func statementsFor(p placement) *statements {
 	s.texts.probe = s.expand(probeSQL)
 	s.texts.insertFence = s.expand(insertFenceSQL)
 	s.texts.guard = s.expand(guardSQL)
+	s.texts.fence = s.expand(fenceSQL)
 	s.texts.multiWriterGuard = s.expand(multiWriterGuardSQL)
 	s.texts.fenceCondition = s.expand(fenceConditionSQL)
 	keepPrepared(s.texts.poll)

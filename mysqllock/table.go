@@ -76,7 +76,9 @@ const (
 	// inDatabase: see eachOfTable.
 	inDatabase = `TABLE_SCHEMA = {database}`
 	// everyRow returns as many rows as there are, whatever sql_select_limit says.
-	everyRow = ` LIMIT 18446744073709551615`
+	everyRow = ` LIMIT ` + everything
+	// everything is the largest number of rows that Vitess takes, too.
+	everything = `9223372036854775807`
 
 	// tableSQL: parameters (database, table); a row if it exists.
 	tableSQL = `SELECT COALESCE(ENGINE, TABLE_TYPE) FROM information_schema.TABLES WHERE ` + inDatabase + ` AND TABLE_NAME = ?` + everyRow

@@ -20,8 +20,8 @@ type term struct {
 	drained drain
 	// asked is whether this leader was asked to step down.
 	asked bool
-	// server is the kind of server that the term began on.
-	server serverKind
+	// engine is what the term began on.
+	engine engine
 }
 
 // drain is how far the work of a term has ended, by WithBeforeRelease's function.
@@ -38,11 +38,11 @@ func (t *term) current() int64 {
 }
 
 // begin begins a term whose takeover was sent at that time.
-func (t *term) begin(token int64, sent time.Time, server serverKind) {
+func (t *term) begin(token int64, sent time.Time, on engine) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.token, t.sent = token, sent
-	t.drained, t.asked, t.server = drain{}, false, server
+	t.drained, t.asked, t.engine = drain{}, false, on
 }
 
 // renew goes on with the term that has that token. It reports whether that is still held: a term
@@ -125,10 +125,10 @@ func (t *term) isDrained() bool {
 	return t.drained.done
 }
 
-// fence is what a fence compares with, 0 if this Lock holds no term, and the kind of server that the
-// term began on.
-func (t *term) fence() (token int64, server serverKind) {
+// fence is what a fence compares with, 0 if this Lock holds no term, and the engine that the term began
+// on.
+func (t *term) fence() (token int64, on engine) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.token, t.server
+	return t.token, t.engine
 }

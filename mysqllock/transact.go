@@ -35,15 +35,20 @@ const (
 //   - fn's error is returned as it is, after a rollback. A panic is passed on, after a rollback.
 //   - [ErrNotLeader]: leadership has passed; nothing was committed.
 //   - A *mysql.MySQLError with number 1213 (deadlock), 1020 (changed since the snapshot), 1412 (a
-//     table was altered or replaced since the snapshot) or 3101 (Group Replication's
-//     certification), from fn, the guard or the commit: nothing was committed, and the whole call
+//     table was altered or replaced since the snapshot), 3101 (Group Replication's
+//     certification) or 9007 (TiDB's write conflict), from fn, the guard or the commit: nothing was committed, and the whole call
 //     may be tried again.
 //   - A transaction that ended inside fn, as the server rolled it back and fn went on all the same,
 //     is an error; what fn did since is rolled back.
 //   - [ErrOutcomeUnknown]: the COMMIT was sent, but no answer came.
 //
 // A process that is cut off between guard and commit holds takeovers off no longer than about a
-// lease: Transact sets the session's wait_timeout for that time.
+// lease: Transact sets the session's wait_timeout for that time. On Vitess, which ignores that, it is
+// the tablets' transaction timeout, 30 s by default.
+//
+// On Vitess a guarded transaction keeps to the shard that has the election's rows: a statement that
+// needs another one fails, and so does the whole call. (Transact sets the session's transaction_mode
+// to 'single' for that time.)
 func (l *Lock) Transact(ctx context.Context, db *sql.DB, opts *sql.TxOptions, fn func(context.Context, *sql.Tx) error) (err error) {
 	const op = "transact"
 	switch {
@@ -84,8 +89,9 @@ type guardedSession struct {
 	timeout time.Duration
 
 	// As found, to be put back.
-	autocommit  bool
-	waitTimeout int64
+	autocommit      bool
+	waitTimeout     int64
+	transactionMode string // vtgate's; "" elsewhere
 }
 
 // beginGuarded takes a session and begins a transaction in it. Autocommit is off meanwhile: if the
@@ -114,6 +120,11 @@ func (s *guardedSession) begin(ctx context.Context, opts *sql.TxOptions) error {
 	if err := s.conn.QueryRowContext(bounded, sessionSQL).Scan(&s.autocommit, &s.waitTimeout); err != nil {
 		return err
 	}
+	if _, on := s.lock.term.fence(); on.isSharded() {
+		if err := s.keepToOneShard(bounded); err != nil {
+			return err
+		}
+	}
 	if s.autocommit {
 		if _, err := s.conn.ExecContext(bounded, `SET SESSION autocommit = 0`); err != nil {
 			return err
@@ -131,6 +142,16 @@ func (s *guardedSession) begin(ctx context.Context, opts *sql.TxOptions) error {
 	}
 	s.tx = tx
 	return s.exec(ctx, savepointSQL)
+}
+
+// keepToOneShard makes vtgate refuse statements of the transaction that need another shard than those
+// before: shards commit one after the other, and the guard's lock ends with its own shard's commit.
+func (s *guardedSession) keepToOneShard(ctx context.Context) error {
+	if err := s.conn.QueryRowContext(ctx, transactionModeSQL).Scan(&s.transactionMode); err != nil {
+		return err
+	}
+	_, err := s.conn.ExecContext(ctx, `SET SESSION transaction_mode = 'single'`)
+	return err
 }
 
 // exec sends one of Transact's own statements.
@@ -180,7 +201,7 @@ func (s *guardedSession) commit(ctx context.Context, token int64) error {
 // server answered that it rolled back.
 func wasRefused(err error) bool {
 	switch number(err) {
-	case errDeadlock, errRecordChanged, errLockWaitTimeout, errRolledBack:
+	case errDeadlock, errRecordChanged, errWriteConflict, errLockWaitTimeout, errRolledBack:
 		return true
 	}
 	return isReadOnly(err) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrTxDone)
@@ -199,6 +220,9 @@ func (s *guardedSession) restore(committed bool) {
 	if err == nil {
 		// Only after the rollback: turning autocommit on commits.
 		err = s.sendLast(ctx, fmt.Sprintf(`SET SESSION wait_timeout = %d, autocommit = %t`, s.waitTimeout, s.autocommit))
+	}
+	if err == nil && s.transactionMode != "" {
+		err = s.sendLast(ctx, `SET SESSION transaction_mode = '`+s.transactionMode+`'`)
 	}
 	// Rollback tells database/sql that the transaction is over. It takes no context, so that a
 	// network that fails right here must not keep the caller.
