@@ -7,6 +7,8 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"regexp"
+	"strings"
 
 	"github.com/go-sql-driver/mysql"
 )
@@ -30,6 +32,7 @@ const (
 	errSyntax              = 1064
 	errTableReadLocked     = 1099 // by LOCK TABLES ... READ
 	errTableNotLocked      = 1100 // by LOCK TABLES, which locked others
+	errUnknown             = 1105 // Vitess and TiDB: what has no number of MySQL's
 	errTableDenied         = 1142
 	errColumnDenied        = 1143
 	errNoSuchTable         = 1146
@@ -38,6 +41,7 @@ const (
 	errDeadlock            = 1213
 	errReadLocked          = 1223 // by the session's own FLUSH TABLES WITH READ LOCK
 	errUserLimit           = 1226
+	errNotSupported        = 1235
 	errUnknownStatement    = 1243 // a prepared statement that the server, or a proxy, has not, or no more
 	errIllegalMix          = 1267 // a parameter in another character set than the column's
 	errOptionPreventsWrite = 1290 // --read-only
@@ -49,6 +53,7 @@ const (
 	errNeedsReprepare      = 1615 // a table that goes on changing
 	errBinlogFormat        = 1665 // STATEMENT, and the isolation level is READ COMMITTED or lower
 	errReadOnlyTransaction = 1792
+	errInternal            = 1815
 	errMustChangePassword  = 1820 // said to statements
 	errReadOnlyMode        = 1836
 	errPasswordExpired     = 1862 // said to connections
@@ -85,6 +90,9 @@ func advice(op string, err error, db *sql.DB) string {
 func remedy(op string, err error, db *sql.DB) string {
 	if isReadOnly(err) {
 		return "this server is read-only, probably a replica or a demoted primary: connect to the primary"
+	}
+	if text := distributedRemedy(err); text != "" {
+		return text
 	}
 	switch number(err) {
 	case errNoSuchTable:
@@ -132,6 +140,10 @@ func remedy(op string, err error, db *sql.DB) string {
 		return "this node is not part of its cluster: connect to one that is"
 	case errIllegalMix, errInvalidString, errCannotConvert:
 		return "the session's character set can't carry the names: set charset=utf8mb4 in the DSN"
+	case errWriteConflict:
+		return "a row was changed since the transaction began, which has committed nothing: try the whole of it again"
+	case errNotSupported:
+		return "the server lacks something that the lock needs; a setting that makes it ignore that, as tidb_enable_noop_functions does, would leave leaders unfenced"
 	case errSyntax:
 		return "the lock needs MySQL 8.0 or MariaDB 10.3, or newer"
 	}
@@ -156,6 +168,25 @@ func remedy(op string, err error, db *sql.DB) string {
 	}
 	return ""
 }
+
+// distributedRemedy is for errors of vtgate, which has numbers of its own in the text.
+func distributedRemedy(err error) string {
+	var e *mysql.MySQLError
+	if !errors.As(err, &e) {
+		return ""
+	}
+	switch text := strings.ToLower(e.Message); {
+	case strings.Contains(text, "multi-db transaction attempted"):
+		return "a guarded transaction keeps to the shard that has the election's rows, as shards commit one after the other: touch rows of that shard only, or compare FencingToken with a column"
+	case strings.Contains(text, "schema tracking"):
+		return "let vtgate track the schema (--schema-change-signal, which is its default), or give the VSchema the tables' columns with \"column_list_authoritative\": true"
+	case e.Number == errUnknown && vitessNumber.MatchString(e.Message):
+		return "Vitess's list of query serving errors explains the number that begins with VT"
+	}
+	return ""
+}
+
+var vitessNumber = regexp.MustCompile(`\bVT\d{5}\b`)
 
 // number is the server's number of err, 0 if it is none of the server's.
 func number(err error) uint16 {

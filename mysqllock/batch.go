@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+
+	"k8s.io/klog/v2"
 )
 
 // Renewals and polls of many elections in one statement.
@@ -22,6 +24,7 @@ type Batch struct {
 	// tables is where the statements go to; nil before the first.
 	tables  atomic.Pointer[tables]
 	mariaDB atomic.Bool // what the last poll's server was
+	refused atomic.Bool // the server has no such statement as batchRenewSQL
 
 	polls, renewals queue
 }
@@ -37,8 +40,10 @@ type Batch struct {
 // over, not waited for, and then renewed alone: no election holds up another. Takeovers, releases
 // and guards are never shared.
 //
-// The Locks must have the same *sql.DB and the same WithDatabase. The server must know SKIP LOCKED:
-// MySQL 8.0, MariaDB 10.6. Don't use it with binlog_format=STATEMENT.
+// The Locks must have the same *sql.DB and the same WithDatabase. Don't use it with
+// binlog_format=STATEMENT. A server that refuses the statement (MariaDB before 10.6, Vitess with
+// shards, TiDB) is asked once: each renewal is then sent alone, as without the option, and the log
+// says so.
 func WithBatch(b *Batch) Option {
 	return func(o *options) error {
 		if b == nil {
@@ -130,6 +135,19 @@ var (
 	errNotSent = errors.New("not sent")
 	errPassed  = errors.New("one of many was passed over, and it is not known which")
 )
+
+// refusedManyError is what a server has against the statement for many.
+type refusedManyError struct{ error }
+
+// mayBeUnknownStatement reports whether err is one that servers have for statements which they don't
+// know.
+func mayBeUnknownStatement(err error) bool {
+	switch number(err) {
+	case errSyntax, errUnknownColumn, errUnknown, errNotSupported, errInternal:
+		return true
+	}
+	return false
+}
 
 // poll is Lock.read, together with others.
 func (b *Batch) poll(l *Lock, o *operation) (*row, error) {
@@ -224,26 +242,38 @@ func (b *Batch) statements(members []*batched, of func(*batched) encoding) *stat
 	return b.tables.Load().in(e)
 }
 
-// renew is Lock.swap for a renewal, together with others. It reports whether next was written; if
-// not, and there is no error, the Lock has to do it alone.
-func (b *Batch) renew(l *Lock, o *operation, old, next *row) (written bool, err error) {
-	err = b.renewals.wait(&batched{lock: l, o: o, old: old, next: next})
+// renew is Lock.swap for a renewal, together with others where that goes, else alone.
+func (b *Batch) renew(l *Lock, o *operation, old, next *row, alone func() error) error {
+	if b.refused.Load() {
+		return alone()
+	}
+	err := b.renewals.wait(&batched{lock: l, o: o, old: old, next: next})
+	var refused refusedManyError
 	switch {
 	case err == nil:
-		return true, nil
+		return nil
+	case errors.As(err, &refused):
+		// Such numbers are also said of a server that is away, or of a table that lacks columns: the
+		// server has no such statement only if it takes the one for a single row.
+		err := alone()
+		if err == nil && !b.refused.Swap(true) {
+			klog.FromContext(o.ctx).Info("Renews each election by a statement of its own, as this server refuses one for many",
+				"reason", publicText(refused.error))
+		}
+		return err
 	case errors.Is(err, errNotSent):
-		return false, nil
+		return alone()
 	case errors.Is(err, errPassed):
 		now, err := l.read(o)
-		if err != nil {
-			return false, err
+		if err != nil || now != nil && now.version == next.version && now.uid == l.uid {
+			return err
 		}
-		return now != nil && now.version == next.version && now.uid == l.uid, nil
+		return alone()
 	}
 	if o.ctx.Err() != nil {
 		err = unanswered(err) // it may be under way, for the others
 	}
-	return false, err
+	return err
 }
 
 // sendRenewals writes many rows. Each is compared and swapped by itself, so that as many rows as
@@ -258,8 +288,10 @@ func (b *Batch) sendRenewals(ctx context.Context, members []*batched) {
 			return err
 		})
 		switch {
+		case mayBeUnknownStatement(err):
+			err = refusedManyError{err}
 		case number(err) != 0:
-			err = errNotSent // the server did nothing: a deadlock, a version that doesn't know the statement
+			err = errNotSent // the server did nothing: a deadlock, say
 		case err == nil && n != int64(len(members)):
 			err = errPassed
 		}

@@ -265,17 +265,15 @@ func (l *Lock) renew(o *operation, old *row, record resourcelock.LeaderElectionR
 		return errAskedToStepDown
 	}
 	next := l.next(o, old, record)
-	written := false
+	alone := func() error { return l.swap(o, old, next, l.statements(record).renew(l.election, old, next)) }
+	var err error
 	if b := l.options.batch; b != nil {
-		var err error
-		if written, err = b.renew(l, o, old, next); err != nil {
-			return err
-		}
+		err = b.renew(l, o, old, next, alone)
+	} else {
+		err = alone()
 	}
-	if !written {
-		if err := l.swap(o, old, next, l.statements(record).renew(l.election, old, next)); err != nil {
-			return err
-		}
+	if err != nil {
+		return err
 	}
 	if err := o.late(); err != nil {
 		return unanswered(err)

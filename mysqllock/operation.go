@@ -42,6 +42,8 @@ type memory struct {
 	mariaDB bool
 	// engine is the last one that was asked; unknownEngine before.
 	engine engine
+	// clockless is whether it was logged that WithServerClock has no effect.
+	clockless bool
 }
 
 // newVersion is larger than the observed version, and also larger than that of a row that was

@@ -1,6 +1,10 @@
 package mysqllock
 
-import "time"
+import (
+	"time"
+
+	"k8s.io/klog/v2"
+)
 
 // WithServerClock lets a candidate take over a lease that the server's own clock calls expired
 // without watching it for a whole LeaseDuration first, so that a cold start takes a few retries.
@@ -10,7 +14,8 @@ import "time"
 // says, else a third of the stored lease), only when the server that answers is the one that wrote
 // the row and has not restarted since (another server's clock may be ahead), and only when the
 // lease has been over for a tenth of its duration, at least 0.5 s. Otherwise the lock goes by what
-// client-go observes, as without this option.
+// client-go observes, as without this option. So it does, and logs that once, behind Vitess, where any
+// shard's server tells an uptime, and where the server does not say what it is.
 //
 // Don't use it with binlog_format=STATEMENT: a replica would put its own name where the primary's
 // belongs.
@@ -44,6 +49,20 @@ func (l *Lock) expire(o *operation, r *row) (*row, error) {
 		return r.isHeld() && r.uid != l.uid && r.sameServer && r.age > lease+max(lease/10, 500*time.Millisecond)
 	}
 	if o.started.Sub(o.sighting.at) < l.twoRetries(r) || !isOver(r) {
+		return r, nil
+	}
+	if o.engine == unknownEngine {
+		var err error
+		if o.engine, err = o.session.askEngine(o.ctx); err != nil {
+			return nil, err
+		}
+	}
+	if !o.engine.hasOneClock() {
+		if !o.clockless {
+			o.clockless = true
+			klog.FromContext(o.ctx).Info("WithServerClock has no effect here: it is not known that uptime and clock are of one server",
+				"lock", l.Describe(), "engine", o.engine.String())
+		}
 		return r, nil
 	}
 	// Only a server that has been up since before the row was written can know the row's age: a

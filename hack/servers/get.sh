@@ -2,6 +2,7 @@
 # Prints the path of a server program, which it gets if need be: a mariadbd or mysqld, or a script that becomes one, as
 # MYSQLLOCK_TEST_SERVER takes it. It needs no root and installs nothing in the system.
 #
+#	hack/servers/get.sh mariadb-10.5
 #	hack/servers/get.sh mariadb-10.11
 #	hack/servers/get.sh mariadb-11.8
 #	hack/servers/get.sh mysql-9            the newest 9.x that there is
@@ -113,7 +114,8 @@ unpack() {
 # dynamic linker, with their own libraries.
 script() {
 	local folder=$1 program=$2 share linker libraries
-	linker=$(find "$folder/usr/lib64" "$folder/usr/lib" -maxdepth 1 -name 'ld-linux*.so.*' | sed -n 1p)
+	# -xtype: in older releases one of the two is a link that is absolute, to nowhere here.
+	linker=$(find "$folder/usr/lib64" "$folder/usr/lib" -maxdepth 2 -name 'ld-linux*.so.*' -xtype f | sed -n 1p)
 	libraries=$(find "$folder/usr/lib" -maxdepth 1 -name '*-linux-gnu*' | sed -n 1p)
 	share=$folder/usr/share/${program%d}
 	if [ "$program" = mysqld ]; then share=$folder/usr/share/mysql; fi
@@ -195,6 +197,7 @@ if [ "$name" != galera ] && [ -n "${!variable:-}" ]; then
 	found "${!variable}"
 fi
 case $name in
+mariadb-10.5) server "$name" bullseye mariadbd mariadb-server-core-10.5 ;;
 mariadb-10.11) server "$name" bookworm mariadbd mariadb-server-core ;;
 mariadb-11.8) server "$name" trixie mariadbd mariadb-server-core ;;
 mysql-9) server "$name" sid mysqld mysql-server-core ;;
