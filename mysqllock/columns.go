@@ -12,10 +12,11 @@ var addedColumns = []string{"ready", "step_down_uid"}
 
 // addColumnSQL are the statements that add them, in that order: each is a change of its own, as one
 // of them may be there. They have defaults, so that an older library's INSERT goes on working; that
-// of step_down_uid is an expression, as the sql_mode EMPTY_STRING_IS_NULL of MariaDB refuses a plain ”.
+// of step_down_uid is a hexadecimal literal, as the sql_mode EMPTY_STRING_IS_NULL of MariaDB refuses a
+// plain empty string, and TiDB an expression.
 var addColumnSQL = []string{
 	`ALTER TABLE {records} /*M! NOWAIT */ ADD COLUMN ready TINYINT NOT NULL DEFAULT 1`,
-	`ALTER TABLE {records} /*M! NOWAIT */ ADD COLUMN step_down_uid VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL DEFAULT (LEFT(_utf8mb4'-', 0))`,
+	`ALTER TABLE {records} /*M! NOWAIT */ ADD COLUMN step_down_uid VARCHAR(64) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin NOT NULL DEFAULT x''`,
 }
 
 // addColumnsPause is between two tries. A change that waits for somebody's transaction on the table

@@ -36,7 +36,7 @@ func (f Finding) String() string {
 }
 
 // Preflight finds out what is wrong with a database as a place for locks, before production does.
-// It looks at the tables and their definition, triggers on them, the account's grants (too few or
+// It says what the server is and what of this library does not work there, and looks at the tables and their definition, triggers on them, the account's grants (too few or
 // far too many), a read-only or too old server, the session's settings, durability settings that
 // can lose an acknowledged term, replication, encryption, and the round-trip time against the
 // deadline of an operation. It changes nothing.
@@ -75,14 +75,17 @@ func Preflight(ctx context.Context, db *sql.DB, opts ...Option) ([]Finding, erro
 	if p.outsideCluster() {
 		return p.findings, nil // the node refuses whatever else could be asked
 	}
+	p.engine()
 	p.session()
 	if p.tables() {
 		p.grants()
 		p.triggers()
 	}
 	p.server()
-	p.durability()
-	p.replication()
+	if engineOf(p.variables) != tiDB { // it has these variables for show
+		p.durability()
+		p.replication()
+	}
 	p.encryption()
 	p.latency()
 	if db.Stats().MaxOpenConnections == 1 {
@@ -137,7 +140,8 @@ const (
 	// row.
 	variablesSQL = `SHOW VARIABLES WHERE Variable_name IN ('version', 'autocommit', 'character_set_client', 'character_set_connection',` +
 		` 'character_set_results', 'read_only', 'super_read_only', 'transaction_read_only', 'tx_read_only', 'innodb_read_only', 'innodb_flush_log_at_trx_commit',` +
-		` 'log_bin', 'sync_binlog', 'binlog_format', 'innodb_doublewrite', 'wsrep_on', 'group_replication_group_name')`
+		` 'log_bin', 'sync_binlog', 'binlog_format', 'innodb_doublewrite', 'wsrep_on', 'group_replication_group_name',` +
+		` 'version_comment', 'innodb_page_size', 'tidb_txn_mode', 'tidb_disable_txn_auto_retry')`
 	// statusSQL does the same with its status.
 	statusSQL = `SHOW GLOBAL STATUS WHERE Variable_name IN ('wsrep_ready', 'wsrep_cluster_status', 'Slaves_running')`
 

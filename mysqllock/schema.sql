@@ -10,7 +10,7 @@
 --
 --   ALTER TABLE election_records
 --     ADD COLUMN ready         TINYINT     NOT NULL DEFAULT 1,
---     ADD COLUMN step_down_uid VARCHAR(64) NOT NULL DEFAULT (LEFT(_utf8mb4'-', 0));
+--     ADD COLUMN step_down_uid VARCHAR(64) NOT NULL DEFAULT x'';
 CREATE TABLE IF NOT EXISTS election_records (
   election_name          VARCHAR(255) NOT NULL,
   leader_name            VARCHAR(255) NOT NULL,
@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS election_records (
   server                 VARCHAR(255) NOT NULL,
   version                BIGINT       NOT NULL DEFAULT 0,
   ready                  TINYINT      NOT NULL DEFAULT 1,
-  step_down_uid          VARCHAR(64)  NOT NULL DEFAULT (LEFT(_utf8mb4'-', 0)),
+  step_down_uid          VARCHAR(64)  NOT NULL DEFAULT x'',
   PRIMARY KEY (election_name)
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 

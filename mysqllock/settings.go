@@ -6,6 +6,32 @@ import (
 
 // What Preflight finds in the settings of a server.
 
+// engine says what the server is, and what of this library is other there.
+func (p *preflight) engine() {
+	on := engineOf(p.variables)
+	find := func(problem, remedy string) { p.add(SeverityInfo, "engine", on.String()+": "+problem, remedy) }
+	const writes = "Guard and Transact write to the fence row, as locks are known to one node only; guarded transactions of one election wait for each other; FenceCondition is refused"
+	switch on {
+	case unknownEngine:
+		p.add(SeverityWarning, "engine", "it is not known what "+p.variables["version"]+" is: Guard and Transact write to the fence row, FenceCondition is refused, and WithServerClock has no effect", "run the suite of package mysqllocktest there, and let SHOW VARIABLES through to the server")
+	case mySQL, mariaDB:
+		find("all of this library can be used", "nothing is to be done")
+	case galera:
+		find(writes, "expect error 1213 at a commit, and try again")
+	case groupReplication:
+		find(writes, "expect error 1213 or 3101 at a commit, and try again")
+	case vitess:
+		find("Transact keeps to the shard of the election's rows, Guard is refused where transactions may span shards, FenceCondition is refused, WithServerClock has no effect, and a client that is cut off after its guard holds takeovers off for the tablets' transaction timeout (30 s by default)",
+			"for Guard set transaction_mode to 'single' in the DSN")
+	case tiDB:
+		find("Guard and Transact write to the fence row, so that guarded transactions of one election wait for each other; a takeover that meets one waits for it as long as an operation may take; FenceCondition is refused, and so is SERIALIZABLE",
+			"expect error 9007 at a commit, and try again")
+		if p.is("tidb_disable_txn_auto_retry", "OFF", "0") && !p.is("tidb_txn_mode", "PESSIMISTIC") {
+			p.add(SeverityError, "tidb_disable_txn_auto_retry", "it is OFF, and transactions are optimistic: before version 8.0 TiDB repeats a guarded transaction whose guard no longer matches, and commits it", "set tidb_disable_txn_auto_retry to ON, or tidb_txn_mode to pessimistic")
+		}
+	}
+}
+
 func (p *preflight) server() {
 	if name := p.readOnlyServer(); name != "" {
 		p.add(SeverityError, name, "the server is read-only, perhaps a replica", "connect to the primary")
@@ -46,12 +72,8 @@ func (p *preflight) durability() {
 }
 
 func (p *preflight) replication() {
-	galera, group := p.isOn("wsrep_on"), p.variables["group_replication_group_name"] != ""
-	switch {
-	case galera:
-		p.add(SeverityInfo, "wsrep_on", "Galera: Guard and Transact write to the fence row, as locks are known to one node only; guarded transactions of one election wait for each other", "expect error 1213 at a commit, and try again")
-	case group:
-		p.add(SeverityInfo, "group_replication_group_name", "Group Replication: Guard and Transact write to the fence row, as locks are known to one member only", "expect error 1213 or 3101 at a commit, and try again")
+	switch on := engineOf(p.variables); {
+	case on == galera, on == groupReplication:
 	case !p.isOn("read_only") && p.isReplica():
 		p.add(SeverityWarning, "replication", "the server takes writes, but is a replica of another one: candidates at both would elect two", "connect to the primary, and set read_only on its replicas; on one that was promoted RESET REPLICA ALL")
 	case p.is("log_bin", "ON", "1"):

@@ -20,7 +20,7 @@ func TestGaleraLetsOneWinAndNoStaleLeaderCommit(t *testing.T) {
 	cluster, err := StartGalera(t.Context(), 3)
 	closeAfter(t, cluster, err)
 	testMultiWriter(t, cluster.Nodes)
-	wantFinding(t, openOn(t, cluster.Nodes[0], database), mysqllock.SeverityInfo, "wsrep_on")
+	wantFinding(t, openOn(t, cluster.Nodes[0], database), mysqllock.SeverityInfo, "engine")
 	t.Run("a node that was killed gets what it missed", func(t *testing.T) { testAbsence(t, cluster, cluster.Nodes[0], (*mysqltest.Server).Kill) })
 	t.Run("a node that is cut off refuses statements and gets what it missed", func(t *testing.T) {
 		away := cluster.Nodes[1]
@@ -32,7 +32,7 @@ func TestGroupReplicationLetsOneWinAndNoStaleLeaderCommit(t *testing.T) {
 	group, err := StartGroupReplication(t.Context(), 2)
 	closeAfter(t, group, err)
 	testMultiWriter(t, group.Nodes)
-	wantFinding(t, openOn(t, group.Nodes[0], database), mysqllock.SeverityInfo, "group_replication_group_name")
+	wantFinding(t, openOn(t, group.Nodes[0], database), mysqllock.SeverityInfo, "engine")
 }
 
 // testMultiWriter is what must hold where several nodes take writes.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/go-sql-driver/mysql"
 
+	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqllocktest"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock/mysqltest"
 )
@@ -20,6 +21,10 @@ const (
 	// brokenVariable names what is broken between the suite and the server.
 	brokenVariable = "MYSQLLOCKTEST_BROKEN"
 	dsnVariable    = "MYSQLLOCK_TEST_DSN"
+	// databaseVariable names a database that is there, for a server where none can be made: a keyspace of Vitess.
+	databaseVariable = "MYSQLLOCKTEST_DATABASE"
+	// poolVariable is the pool: "open" (that of mysqllock.Open), or, by default, the driver's with the DSN's parameters.
+	poolVariable = "MYSQLLOCKTEST_POOL"
 )
 
 // breaks are servers that can't be had, by what they make of the statements.
@@ -61,20 +66,27 @@ func TestThisServerConforms(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = server.Close() }) // a process of its own ends it otherwise
-	name, err := server.CreateDatabase(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.DropDatabase(context.Background(), name); err != nil {
-			t.Error(err)
-		}
-	})
 	config := server.Config()
-	config.DBName = name
+	if config.DBName = os.Getenv(databaseVariable); config.DBName == "" {
+		if config.DBName, err = server.CreateDatabase(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := server.DropDatabase(context.Background(), config.DBName); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 	var rewritten atomic.Bool
 	mysqllocktest.Run(t, func(t *testing.T) *sql.DB {
 		t.Helper()
+		if os.Getenv(poolVariable) == "open" {
+			db, err := mysqllock.Open(config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return db
+		}
 		connector, err := mysql.NewConnector(config)
 		if err != nil {
 			t.Fatal(err)
