@@ -41,7 +41,7 @@ var breaks = []struct {
 	{
 		"locking reads that do not lock", // as on a replica, or at a node of a cluster
 		strings.NewReplacer(" LOCK IN SHARE MODE", ""),
-		[]string{"a stale leader's transaction commits nothing", "a takeover is refused at once while a transaction guards the term", "a takeover is refused while a fenced statement's transaction is open"},
+		[]string{"a stale leader's transaction commits nothing", "a takeover is refused while a transaction guards the term", "a takeover is refused while a fenced statement's transaction is open"},
 	},
 	{
 		"a fence row that forgets its token, and a clock that stands still",
@@ -52,6 +52,21 @@ var breaks = []struct {
 		"requests to step down that reach nobody",
 		strings.NewReplacer("SET step_down_uid = leader_uid", "SET step_down_uid = step_down_uid"),
 		[]string{"a request to step down ends the renewals of that leader alone", "a leader that is not ready is asked to step down"},
+	},
+	{
+		"reads that a replica answers",
+		strings.NewReplacer("SELECT server, LEFT(CONCAT(@@hostname, ':', @@port, '#', @@server_id), 255)", "SELECT server, LEFT(CONCAT(@@hostname, ':', @@port, '#', @@server_id + 1), 255)"),
+		[]string{"a connection reads from the server that it writes to"},
+	},
+	{
+		"uptimes of many servers",
+		strings.NewReplacer("SHOW GLOBAL STATUS LIKE 'Uptime'", "SELECT 'Uptime', FLOOR(RAND() * 1000000)"),
+		[]string{"a connection has one clock"},
+	},
+	{
+		"a clock of another server",
+		strings.NewReplacer("SELECT TIMESTAMPDIFF(MICROSECOND, last_update, UTC_TIMESTAMP(6))", "SELECT TIMESTAMPDIFF(MICROSECOND, last_update, UTC_TIMESTAMP(6)) + 10000000"),
+		[]string{"a connection has one clock"},
 	},
 	{
 		"names without case",
