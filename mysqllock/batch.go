@@ -24,6 +24,7 @@ type Batch struct {
 	// tables is where the statements go to; nil before the first.
 	tables  atomic.Pointer[tables]
 	mariaDB atomic.Bool // what the last poll's server was
+	plain   atomic.Bool // whether it takes plainRollbackSQL alone
 	refused atomic.Bool // the server has no such statement as batchRenewSQL
 
 	polls, renewals queue
@@ -187,11 +188,12 @@ func (b *Batch) sendPolls(ctx context.Context, members []*batched) {
 
 // inFitSession calls f with a session, and again with another if that one turns out to be unfit.
 func (b *Batch) inFitSession(ctx context.Context, members []*batched, f func(*session) error) error {
-	s := session{db: b.db, mariaDB: b.mariaDB.Load()}
+	s := session{db: b.db, mariaDB: b.mariaDB.Load(), plain: b.plain.Load()}
 	err := f(&s)
 	for s.settle(ctx, &err) {
 		err = f(&s)
 	}
+	b.plain.Store(s.plain)
 	members[0].lock.reportUnfit(ctx, s.unfit)
 	return err
 }

@@ -40,6 +40,8 @@ type memory struct {
 	reported string
 	// mariaDB is whether the last poll's server was one.
 	mariaDB bool
+	// plainRollback is whether the last session knew no other.
+	plainRollback bool
 	// engine is the last one that was asked; unknownEngine before.
 	engine engine
 	// clockless is whether it was logged that WithServerClock has no effect.
@@ -72,11 +74,12 @@ func (l *Lock) operate(ctx context.Context, op string, f func(*operation) error)
 	case <-o.ctx.Done():
 		return wrap(op, l.election, o.ctx.Err(), l.db)
 	}
-	o.session = session{db: l.db, mariaDB: o.mariaDB}
+	o.session = session{db: l.db, mariaDB: o.mariaDB, plain: o.plainRollback}
 	err := f(o)
 	for o.session.settle(o.ctx, &err) {
 		err = f(o)
 	}
+	o.plainRollback = o.session.plain
 	l.reportUnfit(ctx, o.session.unfit)
 	var status apierrors.APIStatus
 	if cause := o.ctx.Err(); err != nil && cause != nil && !errors.Is(err, cause) && number(err) == 0 && !errors.As(err, &status) {

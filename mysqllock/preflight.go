@@ -104,8 +104,10 @@ type preflight struct {
 	variables map[string]string // the server's, as this session sees them, and of its status
 	database  string            // of the tables
 	findings  []Finding
-	broken    error           // what ended the session meanwhile, if anything did
-	refusals  map[uint16]bool // the numbers that there are findings about
+	// selectsNothing is whether sql_select_limit is 0, which is vtgate's way to say that there is none.
+	selectsNothing bool
+	broken         error           // what ended the session meanwhile, if anything did
+	refusals       map[uint16]bool // the numbers that there are findings about
 }
 
 func (p *preflight) add(severity Severity, subject, problem, remedy string) {
@@ -158,9 +160,7 @@ func (p *preflight) liftSelectLimit() (restore func(), err error) {
 	if err != nil && !errors.Is(err, sql.ErrNoRows) || limit >= minSelectLimit {
 		return func() {}, err
 	}
-	if limit == 0 {
-		p.add(SeverityError, "sql_select_limit", "it is 0, so that no poll finds a row", "remove it from the DSN, the server's configuration or init_connect")
-	}
+	p.selectsNothing = limit == 0
 	const set = `SET SESSION sql_select_limit = %d`
 	_, err = p.conn.ExecContext(p.ctx, fmt.Sprintf(set, uint64(math.MaxInt64)))
 	return func() {
@@ -200,6 +200,9 @@ func (p *preflight) outsideCluster() bool {
 }
 
 func (p *preflight) session() {
+	if p.selectsNothing && engineOf(p.variables) != vitess {
+		p.add(SeverityError, "sql_select_limit", "it is 0, so that no poll finds a row", "remove it from the DSN, the server's configuration or init_connect")
+	}
 	if p.is("autocommit", "OFF", "0") {
 		p.add(SeverityError, "autocommit", "it is off, so that no renewal would ever be committed; the lock refuses such sessions", "remove autocommit=0 from the DSN, the server's configuration or init_connect")
 	}

@@ -37,6 +37,9 @@ const (
 	// ignores completion_type, and does nothing if no transaction is open. (SET TRANSACTION fails
 	// inside of a transaction and so would show one, but vtgate, TiDB and ProxySQL let it pass.)
 	rollbackSQL = `ROLLBACK AND NO CHAIN NO RELEASE`
+
+	// plainRollbackSQL is for vtgate, which knows neither completion_type nor that.
+	plainRollbackSQL = `ROLLBACK`
 )
 
 // sessionState is the value of stateSQL.
@@ -97,6 +100,7 @@ const maxSessions = 3
 type session struct {
 	db      *sql.DB
 	mariaDB bool // as far as known: its statements look for an open transaction themselves
+	plain   bool // as far as known: it takes plainRollbackSQL alone
 	conn    *sql.Conn
 	tracked *preparedConn // conn's, in a pool of Open
 	ready   bool          // no transaction is open
@@ -190,7 +194,7 @@ func (s *session) endTransaction(ctx context.Context) error {
 		return err
 	}
 	if s.tracked == nil || s.tracked.foreign {
-		if _, err := s.conn.ExecContext(ctx, rollbackSQL); err != nil {
+		if err := s.rollback(ctx); err != nil {
 			return err
 		}
 		if s.tracked != nil {
@@ -199,6 +203,18 @@ func (s *session) endTransaction(ctx context.Context) error {
 	}
 	s.ready = true
 	return nil
+}
+
+func (s *session) rollback(ctx context.Context) error {
+	if !s.plain {
+		_, err := s.conn.ExecContext(ctx, rollbackSQL)
+		if n := number(err); n != errUnknown && n != errSyntax {
+			return err
+		}
+		s.plain = true
+	}
+	_, err := s.conn.ExecContext(ctx, plainRollbackSQL)
+	return err
 }
 
 // mayBeStale reports whether what was read may be the view of a transaction that somebody left
