@@ -38,7 +38,7 @@ func main() {
 	flag.DurationVar(&r.duration, "duration", time.Minute, "for how long faults are injected")
 	flag.IntVar(&r.candidates, "candidates", 5, "how many compete")
 	flag.StringVar(&profile, "timings", "tight", "of the electors: tight (3 s, 2 s, 300 ms), or default, which are client-go's")
-	flag.StringVar(&r.servers, "servers", single, "single, pair (primary and replica) or galera (three nodes)")
+	flag.StringVar(&r.servers, "servers", single, "single, pair (primary and replica), galera (three nodes), or given: what MYSQLLOCK_TEST_DSN names")
 	flag.StringVar(&r.lock, "lock", ours, "ours, or reference: LeaseLock's semantics on the same table")
 	flag.StringVar(&r.broken, "break", "", "cas, guard or release: a rule of the lock that is broken")
 	flag.BoolVar(&r.triggers, "triggers", false, "audit triggers on the lock's tables, all the time")
@@ -60,8 +60,8 @@ func main() {
 		if r.broken != "" && r.lock != ours {
 			return errors.New("-break is for -lock ours: the reference has none of these rules")
 		}
-		if !slices.Contains([]string{single, pair, galera}, r.servers) || r.disk != "" && r.servers != single {
-			return errors.New("-servers is single, pair or galera, and -disk is for a single one; see -help")
+		if !slices.Contains([]string{single, pair, galera, given}, r.servers) || r.disk != "" && r.servers != single {
+			return errors.New("-servers is single, pair, galera or given, and -disk is for a single one; see -help")
 		}
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
@@ -171,6 +171,8 @@ func (r *run) schedule() *schedule {
 		s.siteFaults = maps.Clone(pairFaults)
 	case galera:
 		s.siteFaults = maps.Clone(galeraFaults)
+	case given:
+		maps.DeleteFunc(s.serverFaults, func(name string, _ serverFault) bool { return !slices.Contains(harmless, name) })
 	}
 	if r.disk != "" {
 		s.serverFaults[diskFull] = fillDisk

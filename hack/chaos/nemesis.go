@@ -125,6 +125,9 @@ var serverFaults = map[string]serverFault{
 	"connections used up":     useUpConnections,
 }
 
+// harmless are the faults of a server that can be had of one that others use, too.
+var harmless = []string{"network slow for all", "lease row locked by a session", "fence row locked by a session"}
+
 const diskFull = "disk full"
 
 // fillDisk leaves no byte. It ends with a crash: no server is trusted to go on by itself afterwards.

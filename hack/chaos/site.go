@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -23,6 +24,7 @@ const (
 	single = "single"
 	pair   = "pair"   // a primary and a replica, which is promoted now and then
 	galera = "galera" // three nodes, and candidates at each
+	given  = "given"  // what MYSQLLOCK_TEST_DSN names, which can't be crashed
 )
 
 // site is where the candidates' tables are.
@@ -32,6 +34,7 @@ type site struct {
 	cluster *servers.Galera
 
 	database, password string // the candidates' own
+	given              bool   // with the account that was given, too
 }
 
 // node is a server and its administrator's pool.
@@ -51,8 +54,17 @@ func (s *site) open(ctx context.Context, kind string) error {
 	}
 	first := s.nodes[0].server
 	var err error
-	if s.database, err = first.CreateDatabase(ctx); err != nil {
-		return err
+	if s.given = kind == given; s.given {
+		config, err := mysql.ParseDSN(os.Getenv("MYSQLLOCK_TEST_DSN"))
+		if err != nil {
+			return err
+		}
+		s.database = config.DBName
+	}
+	if s.database == "" {
+		if s.database, err = first.CreateDatabase(ctx); err != nil {
+			return err
+		}
 	}
 	s.password = rand.Text()
 	for i := range s.nodes {
@@ -64,11 +76,15 @@ func (s *site) open(ctx context.Context, kind string) error {
 	if err := mysqllock.Migrate(ctx, admin); err != nil {
 		return err
 	}
-	for _, statement := range append(tables,
-		"CREATE USER "+account+"@'%' IDENTIFIED BY '"+s.password+"'",
-		"CREATE USER "+crowd+"@'%' IDENTIFIED BY '"+s.password+"'",
-		"GRANT SELECT, INSERT, UPDATE ON "+s.database+".* TO "+account+"@'%'",
-	) {
+	statements := append([]string{`DROP TABLE IF EXISTS ledger`, `DROP TABLE IF EXISTS unfenced`}, tables...)
+	if !s.given {
+		statements = append(statements,
+			"CREATE USER "+account+"@'%' IDENTIFIED BY '"+s.password+"'",
+			"CREATE USER "+crowd+"@'%' IDENTIFIED BY '"+s.password+"'",
+			"GRANT SELECT, INSERT, UPDATE ON "+s.database+".* TO "+account+"@'%'",
+		)
+	}
+	for _, statement := range statements {
 		if _, err := admin.ExecContext(ctx, statement); err != nil {
 			return err
 		}
@@ -87,6 +103,14 @@ func (s *site) start(ctx context.Context, kind string) (err error) {
 			for _, server := range s.cluster.Nodes {
 				s.nodes = append(s.nodes, node{server: server})
 			}
+		}
+	case given:
+		if os.Getenv("MYSQLLOCK_TEST_DSN") == "" {
+			return errors.New("-servers given is for the server that MYSQLLOCK_TEST_DSN names, and that is not set")
+		}
+		var server *mysqltest.Server
+		if server, err = mysqltest.Shared(ctx); err == nil {
+			s.nodes = []node{{server: server}}
 		}
 	default:
 		var server *mysqltest.Server
@@ -140,7 +164,10 @@ func (s *site) administrator() *mysql.Config {
 // config is a candidate's, by way of a proxy.
 func (s *site) config(proxy string) *mysql.Config {
 	c := s.administrator()
-	c.User, c.Passwd, c.Addr = account, s.password, proxy
+	c.Addr = proxy
+	if !s.given {
+		c.User, c.Passwd = account, s.password
+	}
 	c.Timeout, c.ReadTimeout, c.WriteTimeout = 2*time.Second, 0, 0
 	return c
 }
@@ -169,6 +196,9 @@ func (s *site) whole(ctx context.Context) error {
 
 // sessionsLeft waits until the servers have dropped the candidates' sessions.
 func (s *site) sessionsLeft(ctx context.Context) (n int, err error) {
+	if s.given {
+		return 0, nil // others may have the same account
+	}
 	for end := trueTime().Add(10 * time.Second); trueTime().Before(end); wait.For(ctx, 100*time.Millisecond) {
 		n, err = 0, nil
 		for _, node := range s.nodes {
