@@ -28,10 +28,9 @@ func (e engine) String() string {
 }
 
 // guardsByWrite reports whether guards must be writes: a read lock is known to one node alone
-// (Galera, Group Replication), or there are settings by which it locks nothing (TiDB).
-func (e engine) guardsByWrite() bool {
-	return e == galera || e == groupReplication || e == tiDB || e == unknownEngine
-}
+// (Galera, Group Replication), there are settings by which it locks nothing (TiDB), or it does not
+// count when a transaction is to keep to one shard (Vitess).
+func (e engine) guardsByWrite() bool { return e != mySQL && e != mariaDB }
 
 // isSharded reports whether the statements of one transaction may run on several servers, each of
 // which commits by itself.

@@ -37,7 +37,8 @@ func (s *statements) fence(election string) statement {
 // that is behind with applying has not seen a takeover that another node committed; but the cluster
 // certifies writes, and refuses the commit of the later one of two transactions that changed the
 // same row. So does TiDB, whatever its settings: in a pessimistic transaction the write locks, and an
-// optimistic one is refused at its commit.
+// optimistic one is refused at its commit. On Vitess one server has the row, but vtgate, told to keep
+// a transaction to one shard, looks at the shards that it writes to alone.
 const multiWriterGuardSQL = `
 UPDATE {fences}
    SET guards = guards + 1
@@ -75,8 +76,8 @@ func (l *Lock) FencingToken() (token int64, held bool) {
 // wait for a guard.
 //
 // The guard is a shared lock, so that any number of a leader's transactions may be guarded at once.
-// On Galera, Group Replication and TiDB, and on a server that did not say what it is, it is a write
-// instead: guarded transactions of one election wait for each other there, a commit may fail with
+// On Galera, Group Replication, TiDB and Vitess, and on a server that did not say what it is, it is a
+// write instead: guarded transactions of one election wait for each other there, a commit may fail with
 // error 1213, 3101 or 9007, having committed nothing, and a read-only transaction can't be guarded.
 // tx's account needs SELECT and UPDATE on election_fences.
 //
@@ -99,6 +100,11 @@ func (l *Lock) guard(ctx context.Context, tx *sql.Tx, token int64) error {
 	// The transaction may be of a pool with another default database.
 	statements := l.tables.Load().ascii // its guards suit every encoding
 	_, on := l.term.fence()
+	if on.isSharded() {
+		if err := mustBeSingle(ctx, tx); err != nil {
+			return err
+		}
+	}
 	byWrite := on.guardsByWrite()
 	if byWrite {
 		guard := statements.multiWriterGuard(l.election, token, l.uid)
@@ -117,11 +123,6 @@ func (l *Lock) guard(ctx context.Context, tx *sql.Tx, token int64) error {
 		// Nothing to lock: the write found no row, and this only says why. TiDB refuses LOCK IN SHARE
 		// MODE, or ignores it.
 		guard = statements.fence(l.election)
-	}
-	if on.isSharded() {
-		if err := mustBeSingle(ctx, tx); err != nil {
-			return err
-		}
 	}
 	err := tx.QueryRowContext(ctx, guard.text, guard.args...).Scan(&found, &uid)
 	switch {

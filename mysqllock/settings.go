@@ -21,7 +21,7 @@ func (p *preflight) engine() {
 	case groupReplication:
 		find(writes, "expect error 1213 or 3101 at a commit, and try again")
 	case vitess:
-		find("Transact keeps to the shard of the election's rows, Guard is refused where transactions may span shards, FenceCondition is refused, WithServerClock has no effect, and a client that is cut off after its guard holds takeovers off for the tablets' transaction timeout (30 s by default)",
+		find("Guard and Transact write to the fence row, so that guarded transactions of one election wait for each other; a guarded transaction writes to the shard of the election's rows alone, Guard is refused where transactions may span shards, FenceCondition is refused, WithServerClock has no effect, and a client that is cut off after its guard holds takeovers off for the tablets' transaction timeout (30 s by default)",
 			"for Guard set transaction_mode to 'single' in the DSN")
 	case tiDB:
 		find("Guard and Transact write to the fence row, so that guarded transactions of one election wait for each other; a takeover that meets one waits for it as long as an operation may take; FenceCondition is refused, and so is SERIALIZABLE",

@@ -46,9 +46,10 @@ const (
 // lease: Transact sets the session's wait_timeout for that time. On Vitess, which ignores that, it is
 // the tablets' transaction timeout, 30 s by default.
 //
-// On Vitess a guarded transaction keeps to the shard that has the election's rows: a statement that
-// needs another one fails, and so does the whole call. (Transact sets the session's transaction_mode
-// to 'single' for that time.)
+// On Vitess a guarded transaction writes to the shard that has the election's rows alone: what would
+// write to another one fails, and so does the whole call. (Transact sets the session's
+// transaction_mode to 'single' for that time.) Without the driver's interpolateParams vtgate may ask
+// another shard about a SELECT that is prepared, and then refuses the transaction, too.
 func (l *Lock) Transact(ctx context.Context, db *sql.DB, opts *sql.TxOptions, fn func(context.Context, *sql.Tx) error) (err error) {
 	const op = "transact"
 	switch {
@@ -144,8 +145,9 @@ func (s *guardedSession) begin(ctx context.Context, opts *sql.TxOptions) error {
 	return s.exec(ctx, savepointSQL)
 }
 
-// keepToOneShard makes vtgate refuse statements of the transaction that need another shard than those
-// before: shards commit one after the other, and the guard's lock ends with its own shard's commit.
+// keepToOneShard makes vtgate refuse writes of the transaction to another shard than those before:
+// shards commit one after the other, and the guard's lock ends with its own shard's commit. The guard
+// is a write, so that it counts.
 func (s *guardedSession) keepToOneShard(ctx context.Context) error {
 	if err := s.conn.QueryRowContext(ctx, transactionModeSQL).Scan(&s.transactionMode); err != nil {
 		return err
