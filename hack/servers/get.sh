@@ -8,6 +8,7 @@
 #	hack/servers/get.sh mysql-9            the newest 9.x that there is
 #	hack/servers/get.sh mysql-8.4          or mysql-8.0: only where installed, as Debian has none
 #	hack/servers/get.sh galera             a MariaDB that forms clusters, for MYSQLLOCK_TEST_GALERA
+#	hack/servers/get.sh haproxy            or etcd, or mysql-router, for hack/engines.sh
 #
 # What is installed counts, if it has the version. Else, on Debian, apt downloads the packages of the release that has
 # it, and they are unpacked in ${XDG_CACHE_HOME:-~/.cache}/go-leaderelection-mysql/servers, where they are run in place:
@@ -191,6 +192,24 @@ galera() {
 	found "$folder/mariadbd"
 }
 
+# tool NAME RELEASE PATH LIBRARIES PACKAGE gets a program that is no server, from that release of Debian. LIBRARIES are
+# folders of its own, in that of the packages.
+tool() {
+	local folder=$cache/$1 linker libraries own
+	if [ ! -x "$folder/server" ]; then
+		is_debian || fail "$1 is got from Debian's packages, and this is not Debian."
+		mkdir -p "$cache"
+		if [ ! -d "$folder" ]; then unpack "$folder" "$2" "$5"; fi
+		linker=$(find "$folder/usr/lib64" "$folder/usr/lib" -maxdepth 2 -name 'ld-linux*.so.*' -xtype f | sed -n 1p)
+		libraries=$(find "$folder/usr/lib" -maxdepth 1 -name '*-linux-gnu*' | sed -n 1p)
+		for own in $4; do libraries+=:$folder/$own; done
+		printf '#!/bin/sh\nexec %s --library-path %s %s "$@"\n' "'$linker'" "'$libraries'" "'$folder/$3'" >"$folder/server.new"
+		chmod +x "$folder/server.new"
+		mv "$folder/server.new" "$folder/server"
+	fi
+	found "$folder/server"
+}
+
 variable=MYSQLLOCK_SERVER_$(printf '%s' "$name" | tr 'a-z.-' 'A-Z__')
 if [ "$name" != galera ] && [ -n "${!variable:-}" ]; then
 	is "${!variable}" "$name" || fail "$variable is ${!variable}, which is no program of $name."
@@ -203,5 +222,8 @@ mariadb-11.8) server "$name" trixie mariadbd mariadb-server-core ;;
 mysql-9) server "$name" sid mysqld mysql-server-core ;;
 mysql-8.[04]) server "$name" '' ;;
 galera) galera ;;
+haproxy) tool haproxy bookworm usr/sbin/haproxy '' haproxy ;;
+etcd) tool etcd bookworm usr/bin/etcd '' etcd-server ;;
+mysql-router) tool mysql-router sid usr/bin/mysqlrouter 'usr/lib/mysql-router usr/lib/mysqlrouter/plugin' mysql-router ;;
 *) fail "there is no server of the name $name (the first lines of this script have them all)." ;;
 esac

@@ -60,6 +60,8 @@ import (
 // the same database; Run closes it. The account needs what Migrate needs if the tables are not there yet, and CREATE for
 // a table mysqllocktest_ledger, if that is not there; SELECT, INSERT and UPDATE on the three otherwise.
 //
+// On Vitess with shards the VSchema must have mysqllocktest_ledger with the vindex of the lock's tables, on its column entry.
+//
 // Elections that are there already are left alone: those of the suite have random names, which begin with
 // "mysqllocktest/". What it writes stays; delete it by
 //

@@ -91,13 +91,14 @@ var levels = []sql.IsolationLevel{sql.LevelDefault, sql.LevelReadUncommitted, sq
 
 func (s *suite) commits(t *testing.T) {
 	db := s.open(t)
-	lock := s.lock(t, db, "commits", "leader")
-	must(t, "Create", lock.Create(t.Context(), record("leader")))
+	var lock *mysqllock.Lock
 	for _, level := range levels {
 		if !s.supports(t, db, level) {
 			continue
 		}
 		name := "commits " + level.String()
+		lock = s.lock(t, db, name, "leader")
+		must(t, "Create", lock.Create(t.Context(), record("leader")))
 		must(t, name, lock.Transact(t.Context(), db, &sql.TxOptions{Isolation: level}, s.insert(name)))
 		s.wantEntry(t, db, name, 1)
 	}
