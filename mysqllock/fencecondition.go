@@ -49,8 +49,8 @@ EXISTS (SELECT 1
 // Errors of FenceCondition: [ErrNotLeader] if this Lock holds no term; an error that says so where
 // a read lock is not enough, which is on Galera, Group Replication, TiDB and Vitess, and where the
 // server did not say what it is. Use Transact there. The statement itself may fail with error 1205
-// while a takeover hangs, 1213 after a deadlock, or, in a transaction on MariaDB that is older than
-// the takeover, 1020; it has changed nothing then.
+// while a takeover hangs, 1213 after a deadlock, or, on MariaDB, 1020 where the takeover is newer
+// than the snapshot that it reads; it has changed nothing then.
 func (l *Lock) FenceCondition() (condition string, args []any, err error) {
 	token, server := l.term.fence()
 	switch {
