@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -193,4 +194,33 @@ func read(t *testing.T, name string) string {
 		t.Fatal(err)
 	}
 	return string(text)
+}
+
+// What the README quotes of the demo is what the demo still prints, but for names, times and tokens.
+func TestTheDemoStillPrintsWhatIsQuoted(t *testing.T) {
+	t.Parallel()
+	demo := goOf(t, filepath.Join("examples", "quickstart"))
+	quoted := regexp.MustCompile(`^ +[0-9.]+ +[a-z]+ +([^:]+)|^Act [0-9]  ([^:]+)`)
+	found := 0
+	for _, d := range documents(t) {
+		for _, b := range d.blocks {
+			if b.language != "" {
+				continue
+			}
+			for line := range strings.Lines(b.text) {
+				match := quoted.FindStringSubmatch(line)
+				if match == nil {
+					t.Errorf("%s: %q is not as the demo prints it", d.at(b), line)
+					continue
+				}
+				found++
+				if text := strings.TrimSpace(match[1] + match[2]); !strings.Contains(demo, text) {
+					t.Errorf("%s: the demo prints no %q", d.at(b), text)
+				}
+			}
+		}
+	}
+	if found == 0 {
+		t.Error("nothing is quoted")
+	}
 }
