@@ -71,13 +71,6 @@ func connectAPIServer(o leaseOptions) (*apiServer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("-kubeconfig %s: %w", o.kubeconfig, err)
 	}
-	// As little as can be in the way of a Lease: no limit of the client's own, and the shortest encoding.
-	config.QPS = -1
-	config.ContentType, config.AcceptContentTypes = runtime.ContentTypeProtobuf, runtime.ContentTypeProtobuf
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return nil, fmt.Errorf("-kubeconfig %s: %w", o.kubeconfig, err)
-	}
 	impatient := rest.CopyConfig(config)
 	impatient.Timeout = 10 * time.Second
 	asking, err := discovery.NewDiscoveryClientForConfig(impatient)
@@ -87,6 +80,13 @@ func connectAPIServer(o leaseOptions) (*apiServer, error) {
 	version, err := asking.ServerVersion()
 	if err != nil {
 		return nil, fmt.Errorf("the API server of -kubeconfig %s: %w", o.kubeconfig, err)
+	}
+	// As little as can be in the way of a Lease: no limit of the client's own, and the shortest encoding.
+	config.QPS = -1
+	config.ContentType, config.AcceptContentTypes = runtime.ContentTypeProtobuf, runtime.ContentTypeProtobuf
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("-kubeconfig %s: %w", o.kubeconfig, err)
 	}
 	return &apiServer{o, client, "Kubernetes " + version.GitVersion + whereIs(config)}, nil
 }

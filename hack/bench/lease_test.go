@@ -40,6 +40,9 @@ func (s *leaseServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	name := strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, folder), "/")
 	var answer any
 	switch {
+	case r.URL.Path == "/version" && !strings.Contains(r.Header.Get("Accept"), "json"): // as the real one
+		w.WriteHeader(http.StatusNotAcceptable)
+		return
 	case r.URL.Path == "/version":
 		answer = map[string]string{"gitVersion": "v1.2.3"}
 	case !strings.HasPrefix(r.URL.Path, folder):
