@@ -10,6 +10,8 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
 
+// Guards: by a read lock, or by a write; which one, serverkind.go decides.
+
 // guardSQL pins the current term. The shared lock lasts until the transaction ends, and a takeover
 // needs the row for itself, so that no term begins before. LOCK IN SHARE MODE is the spelling that
 // both MySQL and MariaDB know. The name is hexadecimal UTF-8, as the transaction's session may have
@@ -67,9 +69,9 @@ func (l *Lock) FencingToken() (token int64, held bool) {
 //
 // The guard is a shared lock, so that any number of a leader's transactions may be guarded at once.
 // On Galera, Group Replication and TiDB, and on a server that did not say what it is, it is a write
-// instead: guarded transactions of one election wait for each other there, a commit may fail with error 1213 or 3101, having
-// committed nothing, and a read-only transaction can't be guarded. tx's account needs SELECT and
-// UPDATE on election_fences.
+// instead: guarded transactions of one election wait for each other there, a commit may fail with
+// error 1213 or 3101, having committed nothing, and a read-only transaction can't be guarded. tx's
+// account needs SELECT and UPDATE on election_fences.
 //
 // A server may end a transaction on its own after an error (a deadlock, 1213; MariaDB's 1020): roll
 // back on every error. What follows in such a transaction would be committed statement by
@@ -124,7 +126,7 @@ func (l *Lock) insertFence(o *operation, record resourcelock.LeaderElectionRecor
 		return nil
 	}
 	if err == nil && n != 1 {
-		return l.refused(o, record, "the server did not insert the election's row in election_fences")
+		return l.refused(o, record, "the server did not insert the election's row in election_fences; check it with Preflight")
 	}
 	return err
 }

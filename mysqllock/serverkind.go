@@ -41,8 +41,8 @@ func (s *session) serverKind(ctx context.Context) (serverKind, error) {
 }
 
 // serverKindOf knows Galera (wsrep_on is ON) and Group Replication (it has a group's name), in
-// whatever mode, as modes change while a primary fails over; TiDB, whose LOCK IN SHARE MODE may lock
-// nothing; and Vitess.
+// whatever mode, as modes change while a primary fails over; TiDB, whose LOCK IN SHARE MODE may
+// lock nothing; and Vitess.
 func serverKindOf(variables map[string]string) serverKind {
 	product := variables["version"] + " " + variables["version_comment"]
 	switch {
