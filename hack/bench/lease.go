@@ -144,7 +144,7 @@ func (b *bench) leaseArms(ctx context.Context, poll bool, names []string) ([]arm
 		lease := b.api.lock(name, leaderName)
 		if err := bounded(ctx, func(ctx context.Context) error { return lease.Create(ctx, record()) }); err != nil {
 			done()
-			return nil, nil, fmt.Errorf("a Lease (its account may create, get, update and delete them?): %w", err)
+			return nil, nil, fmt.Errorf("make a Lease (the account of -kubeconfig has to create, get, update and delete them): %w", err)
 		}
 		mine, theirs = append(mine, lock), append(theirs, lease)
 		if poll {
