@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks what needs no database: format, go.mod files, linter, scripts, and that the library compiles with the oldest and
-# the newest client-go that it is for.
+# Checks what needs no database: format, go.mod files, linter, scripts, documents, and that the library compiles with the
+# oldest and the newest client-go that it is for.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -45,6 +45,9 @@ scripts() {
 	fi
 	return "$failed"
 }
+
+# documents checks what every Markdown file says: links, code, commands, names.
+documents() { (cd hack && go test -count=1 ./docs); }
 
 # direct_dependencies compares what the library's own packages import, and what go.mod requires besides for tests, with
 # what .github/CONTRIBUTING.md promises.
@@ -109,6 +112,7 @@ compiles_with_newest() { newest_client_go "$temporary" && compiles -modfile="$te
 step "gofmt" formatted
 for dir in $(modules); do step "go mod tidy in $dir" tidy "$dir"; done
 step "scripts" scripts
+step "documents" documents
 step "direct dependencies of the library" direct_dependencies
 step "go build and go vet with the lowest client-go ($(go list -m -f '{{.Version}}' k8s.io/client-go))" compiles
 step "go build and go vet with the newest client-go ($(cd examples && go list -m -f '{{.Version}}' k8s.io/client-go))" compiles_with_newest

@@ -15,7 +15,8 @@ import (
 
 // What a person can do about an error.
 
-// Server error numbers that a person can act upon, or that this package reads.
+// Server error numbers that a person can act upon, or that this package reads. One that shows that
+// a session is unfit belongs to isUnfit (session.go), too.
 const (
 	errRecordChanged       = 1020 // MariaDB: changed since the transaction's snapshot
 	errTooManyConnections  = 1040

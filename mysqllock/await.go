@@ -17,7 +17,8 @@ import (
 // awaitPause is between two attempts to reach the server.
 const awaitPause = time.Second
 
-// isAway reports whether err says that the server can't be reached now, or takes no connections: it may be back soon.
+// isAway reports whether err says that the server can't be reached now, or takes no connections: it
+// may be back soon.
 func isAway(err error) bool {
 	switch number(err) {
 	case 0:

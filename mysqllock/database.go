@@ -77,8 +77,13 @@ func (l *Lock) learn(o *operation) (*polled, error) {
 
 // tableNames fills {records} and {fences} in.
 func tableNames(database string) *strings.Replacer {
+	return strings.NewReplacer(tableHoles(database)...)
+}
+
+// tableHoles are what stands for {records} and {fences}.
+func tableHoles(database string) []string {
 	prefix := qualifier(database)
-	return strings.NewReplacer("{records}", prefix+"election_records", "{fences}", prefix+"election_fences")
+	return []string{"{records}", prefix + "election_records", "{fences}", prefix + "election_fences"}
 }
 
 // qualifier is a database's name before that of a table; nothing if it has none, as the table is in

@@ -142,8 +142,8 @@ func testRefusedByNew(t *testing.T, db *sql.DB, r *refusals) {
 	for _, name := range []struct{ what, name, want string }{
 		{"empty", "", `is empty; give it a name`},
 		{"too long", long, `has 256 characters; shorten it to at most 255`},
-		{"no UTF-8", "a\xff", `"a\xff" is not valid UTF-8`},
-		{"half a surrogate", "a\xed\xa0\x80", `"a\xed\xa0\x80" is not valid UTF-8`},
+		{"no UTF-8", "a\xff", `"a\xff" is not valid UTF-8; give it in UTF-8`},
+		{"half a surrogate", "a\xed\xa0\x80", `"a\xed\xa0\x80" is not valid UTF-8; give it in UTF-8`},
 		{"NUL", "a\x00b", `"a\x00b" has the control character U+0000; remove it`},
 		{"newline", "a\nb", `"a\nb" has the control character U+000A; remove it`},
 		{"newline at the end", "ab\n", `"ab\n" has the control character U+000A; remove it`},
@@ -184,8 +184,8 @@ func testRefusedOptions(t *testing.T, db *sql.DB, r *refusals) {
 		{"a database too long", mysqllock.WithDatabase(strings.Repeat("é", 65)), `WithDatabase has 65 characters; shorten it to at most 64`},
 		{"a database with a NUL", mysqllock.WithDatabase("a\x00"), `WithDatabase "a\x00" has the control character U+0000; remove it`},
 		{"a database with a space at the end", mysqllock.WithDatabase("a "), `WithDatabase "a " begins or ends with a space; remove it`},
-		{"a database that is not UTF-8", mysqllock.WithDatabase("\xff"), `WithDatabase "\xff" is not valid UTF-8`},
-		{"no object", mysqllock.WithEventTarget(nil), `WithEventTarget: the object is nil`},
+		{"a database that is not UTF-8", mysqllock.WithDatabase("\xff"), `WithDatabase "\xff" is not valid UTF-8; give it in UTF-8`},
+		{"no object", mysqllock.WithEventTarget(nil), `WithEventTarget: the object is nil; give one, such as the process's own Pod, or leave the option out`},
 	} {
 		good := mysqllock.WithOperationTimeout(time.Second)
 		_, err := mysqllock.New(db, "e", resourcelock.ResourceLockConfig{Identity: "a"}, good, test.option, good)
@@ -251,7 +251,7 @@ func testRefusedRecords(t *testing.T, db *sql.DB, r *refusals) {
 		},
 		{
 			"a preferred holder that is not UTF-8", func(r *resourcelock.LeaderElectionRecord) { r.PreferredHolder = "\xc3" },
-			`preferredHolder "\xc3" is not valid UTF-8`,
+			`preferredHolder "\xc3" is not valid UTF-8; give it in UTF-8`,
 		},
 		{
 			"a preferred holder with a space", func(r *resourcelock.LeaderElectionRecord) { r.PreferredHolder = "b " },

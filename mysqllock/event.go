@@ -23,7 +23,7 @@ import (
 func WithEventTarget(obj runtime.Object) Option {
 	return func(o *options) error {
 		if obj == nil {
-			return errors.New("WithEventTarget: the object is nil")
+			return errors.New("WithEventTarget: the object is nil; give one, such as the process's own Pod, or leave the option out")
 		}
 		o.eventTarget = obj
 		return nil

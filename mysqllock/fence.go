@@ -11,6 +11,8 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
 
+// Guards: by a read lock, or by a write; which one, serverkind.go decides.
+
 // guardSQL pins the current term. The shared lock lasts until the transaction ends, and a takeover
 // needs the row for itself, so that no term begins before. LOCK IN SHARE MODE is the spelling that
 // both MySQL and MariaDB know. The name is hexadecimal UTF-8, as the transaction's session may have
@@ -147,7 +149,7 @@ func (l *Lock) insertFence(o *operation, record resourcelock.LeaderElectionRecor
 	case number(err) == errDuplicateKey, hasChanged(err):
 		return nil
 	case number(err) == errNotNull, err == nil && n != 1:
-		return l.refused(o, record, "the server did not insert the election's row in election_fences")
+		return l.refused(o, record, "the server did not insert the election's row in election_fences; check it with Preflight")
 	}
 	return err
 }

@@ -26,32 +26,32 @@ EXISTS (SELECT 1
 //	result, err := db.ExecContext(ctx, `UPDATE accounts SET balance = ? WHERE id = ? AND `+condition,
 //		append([]any{balance, id}, args...)...)
 //
-// The condition belongs at the end, joined by AND to all the rest: put a rest with OR in parentheses.
-// A SELECT of an INSERT must have no aggregate function without GROUP BY: that returns a row
-// whatever its WHERE says. Compute it in a derived table, and put the condition outside. Each SELECT
-// of a UNION needs the condition. For more than one statement use [Lock.Transact].
+// The condition belongs at the end, joined by AND to all the rest: put a rest with OR in
+// parentheses. A SELECT of an INSERT must have no aggregate function without GROUP BY: that returns
+// a row whatever its WHERE says. Compute it in a derived table, and put the condition outside. Each
+// SELECT of a UNION needs the condition. For more than one statement use [Lock.Transact].
 //
 // The statement takes the round trip that it would take without the condition, and reads one row
 // more by its primary key. It waits for a takeover that is under way. Until it is committed nobody
 // can take over: a statement that works for longer than a lease holds a dead leader's election up
 // for as long. Renewals never wait for it.
 //
-// That no row was changed means that no row matched, or that leadership has passed. Where a row must
-// match, as in INSERT ... SELECT ... FROM DUAL, or where you know the row to be there, it was
-// leadership. (Without the driver's clientFoundRows an UPDATE counts only rows that become
-// others.) Elsewhere read the row afterwards, or use Transact, which tells. Don't try again with a
-// new condition because of it: the term that planned the write is over.
+// That no row was changed means that no row matched, or that leadership has passed. Where a row
+// must match, as in INSERT ... SELECT ... FROM DUAL, or where you know the row to be there, it was
+// leadership. (Without the driver's clientFoundRows an UPDATE counts only rows that become others.)
+// Elsewhere read the row afterwards, or use Transact, which tells. Don't try again with a new
+// condition because of it: the term that planned the write is over.
 //
 // FenceCondition sends nothing. Its condition holds for the current term: get it when you decide
 // what to write, and not again before you write it. It holds at every isolation level, and in a
 // transaction, too: then nobody can take over until that ends. The account needs SELECT and UPDATE
 // on election_fences.
 //
-// Errors of FenceCondition: [ErrNotLeader] if this Lock holds no term; an error that says so where a
-// read lock is not enough, which is on Galera, Group Replication, TiDB and Vitess, and where the
-// server did not say what it is, or is of another kind. Use Transact there. The statement itself may fail with error 1205
-// while a takeover hangs, 1213 after a deadlock, or, in a transaction on MariaDB that is older than
-// the takeover, 1020; it has changed nothing then.
+// Errors of FenceCondition: [ErrNotLeader] if this Lock holds no term; an error that says so where
+// a read lock is not enough, which is on Galera, Group Replication, TiDB and Vitess, and where the
+// server did not say what it is, or is of another kind. Use Transact there. The statement itself
+// may fail with error 1205 while a takeover hangs, 1213 after a deadlock, or, on MariaDB, 1020
+// where the takeover is newer than the snapshot that it reads; it has changed nothing then.
 func (l *Lock) FenceCondition() (condition string, args []any, err error) {
 	token, on := l.term.fence()
 	switch {

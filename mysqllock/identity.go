@@ -7,8 +7,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-
-	"k8s.io/klog/v2"
 )
 
 // NewIdentity makes an identity for this candidate that no other has, such as
@@ -69,36 +67,4 @@ func firstMAC() net.HardwareAddr {
 		}
 	}
 	return first.HardwareAddr
-}
-
-// WithSameIdentityTakeover restores client-go's behaviour for a lease that is held under this
-// candidate's own identity by another [Lock]: it is taken over at once. A restarted StatefulSet pod
-// resumes without waiting for its own old lease. Two live processes with one identity would take
-// the lease from each other with every retry; by default the second waits like any other follower.
-func WithSameIdentityTakeover() Option {
-	return func(o *options) error {
-		o.sameIdentity = true
-		return nil
-	}
-}
-
-// isNamesake reports whether another Lock holds the row under this one's identity.
-func (l *Lock) isNamesake(r *row) bool {
-	return r.uid != l.uid && r.record.HolderIdentity == l.config.Identity
-}
-
-// mayTakeOverNamesake reports whether the row may be taken over because it is held under this
-// candidate's own identity.
-func (l *Lock) mayTakeOverNamesake(r *row) bool {
-	return l.options.sameIdentity && l.isNamesake(r) && !r.isAsked()
-}
-
-// reportNamesake logs, once for each of them, that another candidate leads under this one's name.
-func (l *Lock) reportNamesake(o *operation, r *row) {
-	if o.reported == r.uid {
-		return
-	}
-	o.reported = r.uid
-	klog.FromContext(o.ctx).Error(ErrDuplicateIdentity, "Election is held under this candidate's own identity; give each process an identity of its own",
-		"lock", l.Describe(), "identity", l.config.Identity)
 }

@@ -45,7 +45,7 @@ const (
 		` TIMESTAMPDIFF(MICROSECOND, '1970-01-01', r.acquire_time), TIMESTAMPDIFF(MICROSECOND, '1970-01-01', r.renew_time),` +
 		` r.leader_transitions, TIMESTAMPDIFF(MICROSECOND, '1970-01-01', r.last_update),` +
 		` TIMESTAMPDIFF(MICROSECOND, r.last_update, UTC_TIMESTAMP(6)), COALESCE(f.fencing_token, 0),` +
-		` COALESCE(r.ready, 1), COALESCE(r.leader_name <> LEFT('-', 0) AND r.step_down_uid = r.leader_uid, 0)` +
+		` COALESCE(r.ready, 1), COALESCE(r.leader_name <> LEFT('-', 0) AND r.leader_uid <> LEFT('-', 0) AND r.step_down_uid = r.leader_uid, 0)` +
 		` FROM {records} AS r LEFT JOIN {fences} AS f ON f.election_name = r.election_name`
 
 	// electionSQL reads one: parameters (name, as hexadecimal UTF-8).

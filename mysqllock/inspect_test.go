@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -464,32 +465,77 @@ func TestInspectSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
-// The statements that the README tells people to type.
-func TestInspectQueriesOfTheREADMEWork(t *testing.T) {
+// The statements that the documentation tells people to type.
+func TestInspectSQLOfTheDocumentationWorks(t *testing.T) {
 	t.Parallel()
-	text, err := os.ReadFile("../README.md")
-	if err != nil {
+	db, config := newTables(t)
+	account := newAccount(t, config)
+	takeOver(t, newLock(t, db, "my-task", "a"))
+	old := newLock(t, db, "my-old-task", "a")
+	takeOver(t, old)
+	if err := old.Update(t.Context(), recordFor("", 1)); err != nil {
 		t.Fatal(err)
 	}
-	db, _ := newTables(t)
-	takeOver(t, newLock(t, db, "e", "a"))
-	queries := 0
-	for i, block := range strings.Split(string(text), "```") {
-		sql, isSQL := strings.CutPrefix(block, "sql\n")
-		if i%2 == 0 || !isSQL {
-			continue
-		}
-		for statement := range strings.SplitSeq(sql, ";") {
-			if statement = strings.TrimSpace(statement); !strings.HasPrefix(statement, "SELECT") {
-				continue
-			}
-			queries++
+	here := strings.NewReplacer("mydb.", "`"+config.DBName+"`.", "'app'@", "'"+account.User+"'@")
+	statements := map[string]int{}
+	var granted []string
+	for _, statement := range documentedSQL(t) {
+		verb, rest, _ := strings.Cut(statement, " ")
+		statements[verb]++
+		switch verb {
+		case "SELECT":
 			if table(t, db, statement) == "" {
-				t.Errorf("%s: no row, and there is an election", statement)
+				t.Errorf("%s: no row, and there are elections", statement)
+			}
+		case "UPDATE", "DELETE":
+			result, err := db.ExecContext(t.Context(), statement)
+			if err != nil {
+				t.Fatalf("%s: %v", statement, err)
+			}
+			if n, err := result.RowsAffected(); n != 1 || err != nil {
+				t.Errorf("%s: %d rows, %v", statement, n, err)
+			}
+		case "GRANT":
+			exec(t, db, here.Replace(statement))
+			privileges, _, _ := strings.Cut(rest, " TO ")
+			granted = append(granted, strings.ReplaceAll(strings.Join(strings.Fields(privileges), " "), "mydb.", "{db}."))
+		default:
+			t.Errorf("%s: nothing checks a statement that begins with %s", statement, verb)
+		}
+	}
+	if diff := cmp.Diff(ordinary, granted); diff != "" {
+		t.Errorf("the tests have other privileges than the documentation: %s", diff)
+	}
+	if len(statements) < 4 {
+		t.Errorf("only statements of these kinds were found: %v", statements)
+	}
+}
+
+// documentedSQL are the statements of all blocks of SQL in the Markdown files of this repository.
+func documentedSQL(t *testing.T) (statements []string) {
+	t.Helper()
+	for _, pattern := range []string{"../*.md", "../.github/*.md", "*.md", "../examples/*.md", "../hack/*.md", "../hack/*/*.md"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, block := range strings.Split(string(text), "\n```") {
+				sql, isSQL := strings.CutPrefix(block, "sql\n")
+				if i%2 == 0 || !isSQL {
+					continue
+				}
+				for statement := range strings.SplitSeq(sql, ";") {
+					if statement = strings.TrimSpace(statement); statement != "" {
+						statements = append(statements, statement)
+					}
+				}
 			}
 		}
 	}
-	if queries == 0 {
-		t.Error("the README has no query")
-	}
+	return statements
 }

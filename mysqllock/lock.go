@@ -101,8 +101,10 @@ func (l *Lock) Describe() string { return "election_records/" + l.election }
 // renewal changes them, also two within one second, and client-go's followers take nothing else for
 // a sign of life.
 //
-// A row that another Lock holds under this one's identity is reported as held by someone else, or
-// both would lead.
+// A row that another Lock holds under this one's identity is reported as held by "<identity>
+// (another candidate, uid <uid>)", or both would lead; this Lock's own row, after a term that it
+// was asked to end, as held by "<identity> (asked to step down)". With [WithReadiness], a Get that
+// finds a leader that is not ready may ask that one to step down.
 //
 // Errors: apierrors.IsNotFound if the election has no row; an error about the session if it has
 // autocommit off, or if a name is non-ASCII and the session's character set is not utf8mb4.
@@ -132,19 +134,12 @@ func (l *Lock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []b
 			l.term.end()
 		}
 		record = r.record
-		switch {
-		case r.expired:
-			record.HolderIdentity = ""
-		case l.isNamesake(r) && !l.mayTakeOverNamesake(r):
-			l.reportNamesake(o, r)
-			record.HolderIdentity += " (another candidate, uid " + r.uid + ")"
-		case r.uid == l.uid && r.isAsked() && l.term.current() == 0:
-			record.HolderIdentity += " (asked to step down)" // or an elector would go on at once
-		}
+		record.HolderIdentity = l.shownHolder(o, r)
 		raw, err = r.raw(record)
 		return err
 	})
 	if err != nil {
+		l.succession.startAnew()
 		return nil, nil, err
 	}
 	l.succeed(ctx, r)
@@ -154,7 +149,8 @@ func (l *Lock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []b
 // Create makes the election's row, held as record says.
 //
 // Errors: apierrors.IsAlreadyExists if the row is there already, also if another candidate was
-// faster.
+// faster; an error that says so if this candidate is not ready (see [WithReadiness]), or was asked
+// to step down less than a lease ago (see [WithStepDown]).
 func (l *Lock) Create(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
 	record.LeaderTransitions = storable(record.LeaderTransitions)
 	if err := l.validate(record); err != nil {
@@ -219,11 +215,12 @@ func (l *Lock) insert(o *operation, record resourcelock.LeaderElectionRecord) (*
 // wrote itself.
 //
 // Errors: apierrors.IsConflict if the row is not as last seen (with [ErrDuplicateIdentity] if
-// another candidate of the same identity holds it); apierrors.IsNotFound if it is gone. A release
-// by a Lock that no longer holds the row is refused by an error that is no conflict, as client-go
-// would retry a conflict without a pause; so is one by a leader that did not renew for
-// RenewDeadline (half a lease where that is not known), whose work has not ended yet unless
-// [WithBeforeRelease]'s function did that.
+// another candidate of the same identity holds it); apierrors.IsNotFound if it is gone. A takeover
+// fails as Create does if this candidate is not ready or was asked to step down; so does a renewal
+// by a leader that was asked and has no [WithStepDown]. A release by a Lock that no longer holds
+// the row is refused by an error that is no conflict, as client-go would retry a conflict without a
+// pause; so is one by a leader that did not renew for RenewDeadline (half a lease where that is not
+// known), whose work has not ended yet unless [WithBeforeRelease]'s function did that.
 func (l *Lock) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
 	l.seeUpdate(ctx, record)
 	defer l.elector.updateReturns()
@@ -261,13 +258,13 @@ func (l *Lock) Update(ctx context.Context, record resourcelock.LeaderElectionRec
 // renew goes on with the term that has that token. No other candidate can have a term at that
 // moment: beginning one changes version and uid, and then no row matches.
 func (l *Lock) renew(o *operation, old *row, record resourcelock.LeaderElectionRecord, token int64) error {
-	if l.term.isAsked() {
-		return errAskedToStepDown
+	if err := l.mayRenew(); err != nil {
+		return err
 	}
 	next := l.next(o, old, record)
-	alone := func() error { return l.swap(o, old, next, l.statements(record).renew(l.election, old, next)) }
+	alone := func() error { return l.renewAlone(o, old, next) }
 	var err error
-	if b := l.options.batch; b != nil {
+	if b := l.options.batch; b != nil && !l.term.isAsked() { // or all others would be passed over
 		err = b.renew(l, o, old, next, alone)
 	} else {
 		err = alone()
@@ -285,10 +282,22 @@ func (l *Lock) renew(o *operation, old *row, record resourcelock.LeaderElectionR
 	return nil
 }
 
+// renewAlone writes next by a statement of its own, which goes on under a request to step down that
+// has been noticed.
+func (l *Lock) renewAlone(o *operation, old, next *row) error {
+	s := l.statements(next.record)
+	err := l.swap(o, old, next, s.renew(l.election, old, next, l.term.isAsked()))
+	if errors.Is(err, errAskedToStepDown) && l.mayRenew() == nil { // noticed just now
+		err = l.swap(o, old, next, s.renew(l.election, old, next, true))
+	}
+	return err
+}
+
 // takeOver begins a term. A row that is this Lock's own without a held token (a takeover whose
 // reply was lost, an earlier run of the elector) is taken over like any other, with another token.
 func (l *Lock) takeOver(o *operation, old *row, record resourcelock.LeaderElectionRecord) error {
 	l.term.end()
+	l.succession.startAnew()
 	if err := l.mayBegin(o, old); err != nil {
 		return err
 	}
@@ -306,7 +315,7 @@ func (l *Lock) takeOver(o *operation, old *row, record resourcelock.LeaderElecti
 	err = o.session.queryRow(o.ctx, s.probe(l.election), &last, &clock)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
-		return l.refused(o, record, "the server did not answer with its clock")
+		return l.refused(o, record, "the server did not answer with its clock; check it with Preflight")
 	case hasChanged(err):
 		return l.changed(o, old, record, err)
 	case isBusy(err):
@@ -334,16 +343,10 @@ func (l *Lock) takeOver(o *operation, old *row, record resourcelock.LeaderElecti
 	return nil
 }
 
-// swap writes next over old by a compare-and-swap.
-func (l *Lock) swap(o *operation, old, next *row, s statement) error {
-	n, err := o.session.write(o.ctx, s)
-	switch {
-	case hasChanged(err):
-		return l.changed(o, old, next.record, err)
-	case err != nil:
+// mayBegin reports what keeps this candidate from beginning a term by a takeover of old.
+func (l *Lock) mayBegin(o *operation, old *row) error {
+	if err := o.standsDown(); err != nil {
 		return err
-	case n == 0:
-		return l.lost(o, old, next.record)
 	}
-	return nil
+	return l.mayTakeOver(o, old)
 }

@@ -17,7 +17,7 @@ func validateName(field, name string, limit int) error {
 	case name == "":
 		return fmt.Errorf("%s is empty; give it a name", field)
 	case !utf8.ValidString(name):
-		return fmt.Errorf("%s %q is not valid UTF-8", field, name)
+		return fmt.Errorf("%s %q is not valid UTF-8; give it in UTF-8", field, name)
 	case n > limit:
 		return fmt.Errorf("%s has %d characters; shorten it to at most %d", field, n, limit)
 	}

@@ -1,13 +1,29 @@
 package mysqllock
 
 import (
+	"database/sql/driver"
 	"errors"
 	"fmt"
 
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
 
-// What a compare-and-swap that matched nothing means.
+// What a compare-and-swap that matched nothing means, and one that had no answer. A takeover
+// without an answer is done again by takeOver (lock.go), for a token that is known.
+
+// swap writes next over old by a compare-and-swap.
+func (l *Lock) swap(o *operation, old, next *row, s statement) error {
+	n, err := o.session.write(o.ctx, s)
+	switch {
+	case hasChanged(err):
+		return l.changed(o, old, next.record, err)
+	case err != nil:
+		return err
+	case n == 0:
+		return l.lost(o, old, next.record)
+	}
+	return nil
+}
 
 // lostError is a lost compare-and-swap: cause is what the elector is told, now the row that was
 // found instead, nil if it is gone or couldn't be read.
@@ -37,7 +53,11 @@ func (l *Lock) lost(o *operation, old *row, record resourcelock.LeaderElectionRe
 	case now.version == old.version && now.uid == l.uid && now.isAsked() && l.term.current() != 0:
 		return l.stepDown(o)
 	case now.version == old.version && now.uid == old.uid:
-		return l.refused(o, record, "the election's row in election_fences was changed or deleted meanwhile")
+		why := "the server changed nothing, although the row is as it was observed; try again"
+		if record.HolderIdentity != "" && l.term.current() == 0 { // a takeover
+			why = "the election's row in election_fences was changed or deleted meanwhile; try again"
+		}
+		return l.refused(o, record, why)
 	case now.uid == l.uid:
 		// A write of this Lock whose reply was lost. The term goes on: only a takeover changes the
 		// fence, and it would have changed the uid as well.
@@ -70,8 +90,23 @@ func (l *Lock) refused(o *operation, record resourcelock.LeaderElectionRecord, o
 // statement did nothing.
 func (l *Lock) changed(o *operation, old *row, record resourcelock.LeaderElectionRecord, err error) error {
 	var lost *lostError
-	if found := l.lost(o, old, record); errors.As(found, &lost) {
+	if found := l.lost(o, old, record); errors.As(found, &lost) || errors.Is(found, errAskedToStepDown) {
 		return found
 	}
 	return err
+}
+
+// unansweredError is the error of a write that was sent and had no answer: the server may have done
+// it, or may do it yet. All other errors leave nothing open.
+type unansweredError struct{ error }
+
+func (e unansweredError) Unwrap() error { return e.error }
+
+// unanswered marks err, of a write that was sent, unless it is an answer or the driver says that it
+// sent nothing.
+func unanswered(err error) error {
+	if err == nil || number(err) != 0 || errors.Is(err, driver.ErrBadConn) {
+		return err
+	}
+	return unansweredError{err}
 }

@@ -155,6 +155,56 @@ func TestReadinessIsAskedOfTheLeaderForTwoRetries(t *testing.T) {
 	})
 }
 
+// A request that was lost, as that leader took its own row over without having seen it or somebody
+// cleared it, is made again; one that stands is not.
+func TestReadinessAsksAgainIfTheRequestIsGone(t *testing.T) {
+	t.Parallel()
+	db, _ := newTables(t)
+	var away, here ability
+	timings := mysqllock.WithTimings(time.Minute, 40*time.Second, 10*time.Millisecond)
+	leader := newLock(t, db, "e", "a", timings, mysqllock.WithReadiness(away.check), mysqllock.WithStepDown(func() {}))
+	follower := newLock(t, db, "e", "b", timings, mysqllock.WithReadiness(here.check))
+	mustSucceed(t, "Create", create(t.Context(), leader, recordFor("a", 60)))
+	away.away.Store(true)
+	for range 2 {
+		eventually(t, electorPatience, "the leader is asked", func() bool {
+			mustSucceed(t, "a renewal", update(t.Context(), leader, recordFor("a", 60)))
+			mustSucceed(t, "Get", get(t.Context(), follower))
+			return getElection(t, db, "e").StepDownRequested
+		})
+		exec(t, db, `UPDATE election_records SET step_down_uid = ''`)
+	}
+}
+
+// What was seen before an outage, or before a term of its own, says nothing of what is.
+func TestReadinessStartsAnewAfterAPollThatFailed(t *testing.T) {
+	t.Parallel()
+	db, _ := newTables(t)
+	var away, here ability
+	const retry = 100 * time.Millisecond
+	timings := mysqllock.WithTimings(time.Minute, 40*time.Second, retry)
+	leader := newLock(t, db, "e", "a", timings, mysqllock.WithReadiness(away.check))
+	follower := newLock(t, db, "e", "b", timings, mysqllock.WithReadiness(here.check))
+	mustSucceed(t, "Create", create(t.Context(), leader, recordFor("a", 60)))
+	away.away.Store(true)
+	round := func() {
+		t.Helper()
+		mustSucceed(t, "a renewal", update(t.Context(), leader, recordFor("a", 60)))
+		mustSucceed(t, "Get", get(t.Context(), follower))
+	}
+	round()
+	cut, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := get(cut, follower)(); err == nil {
+		t.Fatal("a poll that was cut off succeeded")
+	}
+	time.Sleep(2 * retry)
+	round()
+	if getElection(t, db, "e").StepDownRequested {
+		t.Error("asked by what was seen before the outage")
+	}
+}
+
 // A leader that died while it wasn't ready is replaced as ever, by a candidate that is.
 func TestReadinessOfADeadLeaderDoesNotMatter(t *testing.T) {
 	t.Parallel()
@@ -208,6 +258,30 @@ func TestReadinessIsNeededForATerm(t *testing.T) {
 	mustSucceed(t, "Get", get(t.Context(), lock))
 	if err := update(t.Context(), lock, record("a"))(); err == nil || !strings.Contains(err.Error(), "not ready") {
 		t.Errorf("a takeover: %v", err)
+	}
+}
+
+// However long an operation may take, an elector's round has time left for the renewal.
+func TestReadinessThatHangsLeavesTimeForTheRenewal(t *testing.T) {
+	t.Parallel()
+	db, _ := newTables(t)
+	var hangs atomic.Bool
+	lock := newLock(t, db, "e", "a", mysqllock.WithTimings(time.Minute, 4*time.Second, time.Second), mysqllock.WithReadiness(func(ctx context.Context) error {
+		if hangs.Load() {
+			<-ctx.Done()
+		}
+		return ctx.Err()
+	}))
+	mustSucceed(t, "Create", create(t.Context(), lock, recordFor("a", 60)))
+	hangs.Store(true)
+	for _, round := range []struct{ left, limit time.Duration }{{4 * time.Second, 1500 * time.Millisecond}, {800 * time.Millisecond, 700 * time.Millisecond}} {
+		ctx, cancel := context.WithTimeout(t.Context(), round.left)
+		began := time.Now()
+		mustSucceed(t, "a renewal", update(ctx, lock, recordFor("a", 60)))
+		if took := time.Since(began); took > round.limit {
+			t.Errorf("with %v left it took %v", round.left, took)
+		}
+		cancel()
 	}
 }
 

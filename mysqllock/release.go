@@ -25,7 +25,7 @@ import (
 func WithBeforeRelease(f func(context.Context) error) Option {
 	return func(o *options) error {
 		if f == nil {
-			return errors.New("WithBeforeRelease: the function is nil")
+			return errors.New("WithBeforeRelease: the function is nil; give one that ends the work")
 		}
 		o.beforeRelease = f
 		return nil

@@ -442,7 +442,7 @@ func TestReleaseOfALeaseThatWasOutOfSightIsRefusedUndrained(t *testing.T) {
 func TestReleaseOptionRefusesANilFunction(t *testing.T) {
 	db, _ := newTables(t)
 	_, err := mysqllock.New(db, "e", resourcelock.ResourceLockConfig{Identity: "a"}, mysqllock.WithBeforeRelease(nil))
-	const want = `mysqllock: new "e": WithBeforeRelease: the function is nil`
+	const want = `mysqllock: new "e": WithBeforeRelease: the function is nil; give one that ends the work`
 	if err == nil || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)
 	}

@@ -37,8 +37,9 @@ const migrateTimeout = time.Minute
 //     changed.
 //
 // Any number of processes may call it at once, at every start. It takes at most a minute, or as
-// long as ctx lives; for so long it also waits for a server that can't be reached, and logs that. A table of v0 with many millions of rows may need more than one call: what one
-// has deleted stays deleted.
+// long as ctx lives; for so long it also waits for a server that can't be reached, and logs that. A
+// table of v0 with many millions of rows may need more than one call: what one has deleted stays
+// deleted.
 func Migrate(ctx context.Context, db *sql.DB, opts ...Option) error {
 	if db == nil {
 		return wrap("migrate", "", errNoPool, nil)

@@ -59,21 +59,30 @@ func (s *statements) insert(election string, r *row) statement {
 	return statement{s.texts.insert, append(s.values(r), s.encode(election))}
 }
 
-// renewSQL is the compare-and-swap of a renewal: one row if the row was as observed, none if not, or
-// if this leader was asked to step down. Nobody else writes the Lock's own uid, and another write of
-// its own changes the version. Neither holder nor uid is ever empty here, and the uid is ASCII, which
-// spares the server what releaseSQL does.
-const renewSQL = `
+// renewAskedSQL is the compare-and-swap of a renewal: one row if the row was as observed, none if
+// not. Nobody else writes the Lock's own uid, and another write of its own changes the version.
+// Neither holder nor uid is ever empty here, and the uid is ASCII, which spares the server what
+// releaseSQL does. renewSQL also changes none if this leader was asked to step down: it is how a
+// leader notices.
+const (
+	renewAskedSQL = `
 UPDATE {records} AS r
    SET r.leader_name = {name}, r.leader_uid = {name}, ` + assignments + `
- WHERE r.election_name = {name} AND COALESCE(r.version, 0) = ? AND r.leader_uid = {name} AND NOT (r.step_down_uid <=> r.leader_uid) AND {session}`
+ WHERE r.election_name = {name} AND COALESCE(r.version, 0) = ? AND r.leader_uid = {name} AND {session}`
 
-func (s *statements) renew(election string, old, next *row) statement {
-	return statement{s.texts.renew, append(s.values(next), s.encode(election), old.version, s.encode(old.uid))}
+	renewSQL = renewAskedSQL + ` AND NOT (r.step_down_uid <=> r.leader_uid)`
+)
+
+func (s *statements) renew(election string, old, next *row, asked bool) statement {
+	text := s.texts.renew
+	if asked {
+		text = s.expand(renewAskedSQL)
+	}
+	return statement{text, append(s.values(next), s.encode(election), old.version, s.encode(old.uid))}
 }
 
-// releaseSQL is the compare-and-swap of a release: one row or none, as above. Of two candidates that
-// observed the same row only one can get it, as the first changes the version.
+// releaseSQL is the compare-and-swap of a release: one row or none, as above. Of two candidates
+// that observed the same row only one can get it, as the first changes the version.
 const releaseSQL = `
 UPDATE {records} AS r
    SET ` + names + assignments + `
@@ -83,10 +92,11 @@ func (s *statements) release(election string, old, next *row) statement {
 	return statement{s.texts.release, append(s.values(next), s.encode(election), old.version, observedUID(old))}
 }
 
-// takeOverSQL is the compare-and-swap that begins a term. It changes both rows or none. The token is
-// larger than the last one, which must still be the last one. It is the caller's and doesn't come
-// back in the reply: a trigger on either table makes a server leave LAST_INSERT_ID out. The fence row
-// comes first, so that a takeover that waits for a guard doesn't hold the lease row meanwhile.
+// takeOverSQL is the compare-and-swap that begins a term. It changes both rows or none. The token
+// is larger than the last one, which must still be the last one. It is the caller's and doesn't
+// come back in the reply: a trigger on either table makes a server leave LAST_INSERT_ID out. The
+// fence row comes first, so that a takeover that waits for a guard doesn't hold the lease row
+// meanwhile.
 const takeOverSQL = `
 UPDATE {fences} AS f STRAIGHT_JOIN {records} AS r ON r.election_name = f.election_name
    SET f.fencing_token = ?, f.leader_uid = ?, ` + names + assignments + `,
@@ -100,10 +110,10 @@ func (s *statements) takeOver(election string, last, token int64, old, next *row
 	return statement{s.texts.takeOver, append(args, keep, s.encode(election), last, old.version, observedUID(old))}
 }
 
-// probeSQL reads the last fencing token, NULL if the fence row is missing, and the server's clock. It
-// finds out whether a transaction guards the current term, without waiting for it: one row; none if
-// the session may not write; error 1205 or 3572 if the term is guarded. Without it every retry of
-// every follower would leave one more session waiting at the server.
+// probeSQL reads the last fencing token, NULL if the fence row is missing, and the server's clock.
+// It finds out whether a transaction guards the current term, without waiting for it: one row; none
+// if the session may not write; error 1205 or 3572 if the term is guarded. Without it every retry
+// of every follower would leave one more session waiting at the server.
 const probeSQL = `
 SELECT f.fencing_token, TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) AS clock
   FROM (SELECT 1 FROM DUAL WHERE {session}) AS fit LEFT JOIN {fences} AS f ON f.election_name = {name}
@@ -164,8 +174,8 @@ const (
 	hexMaybeEmpty = `IFNULL(` + hexName + `, LEFT('-', 0))`
 
 	// serverClockSQL is whether the answering server wrote the row, and how many microseconds ago.
-	// Without WithServerClock noClockSQL takes its place: with it a poll takes 1.19 times as long on
-	// MariaDB 10.11 and 1.13 times on MySQL 9.7 (prepared; the noise was 0.02).
+	// Without WithServerClock noClockSQL takes its place: with it a poll takes 1.19 times as long
+	// on MariaDB 10.11 and 1.13 times on MySQL 9.7 (prepared; the noise was 0.02).
 	serverClockSQL = `r.server = ` + serverName + `, TIMESTAMPDIFF(MICROSECOND, r.last_update, UTC_TIMESTAMP(6))`
 	noClockSQL     = `NULL, NULL`
 
@@ -181,8 +191,8 @@ const (
 	asciiEncoding encoding = iota
 	// unicodeEncoding sends the hexadecimal digits of their UTF-8, in a session that must have
 	// utf8mb4. A driver that puts parameters into the statement itself quotes them for ASCII and
-	// UTF-8; in a session with gbk or sjis a part of such a character may swallow the backslash before
-	// a quote. The session is refused, but only afterwards.
+	// UTF-8; in a session with gbk or sjis a part of such a character may swallow the backslash
+	// before a quote. The session is refused, but only afterwards.
 	unicodeEncoding
 )
 
@@ -248,10 +258,9 @@ func (p placement) holes() *strings.Replacer {
 	if p.encoding == unicodeEncoding {
 		charsets, session, name, text = charsetsSQL, unicodeSession, hexName, hexMaybeEmpty
 	}
-	prefix := qualifier(p.database)
-	return strings.NewReplacer("{records}", prefix+"election_records", "{fences}", prefix+"election_fences",
+	return strings.NewReplacer(append(tableHoles(p.database),
 		"{clock}", clock, "{charsets}", charsets, "{session}", session, "{name}", name, "{text}", text,
-		"{observed}", observedSQL, "{server}", serverName)
+		"{observed}", observedSQL, "{server}", serverName)...)
 }
 
 // expand returns a text as it is sent.

@@ -39,7 +39,7 @@ func TestStatementsAreThoseOfTheGoldenFile(t *testing.T) {
 		}
 		names := tableNames(database)
 		fmt.Fprintf(&got, "# database %q, any session\n", database)
-		for _, text := range []string{guardSQL, fenceSQL, multiWriterGuardSQL, fenceConditionSQL, electionSQL, allElectionsSQL} {
+		for _, text := range []string{guardSQL, fenceSQL, multiWriterGuardSQL, fenceConditionSQL, electionSQL, allElectionsSQL, stepDownStateSQL, requestStepDownSQL, requestUnreadySQL} {
 			fmt.Fprintln(&got, names.Replace(fold(text)))
 		}
 	}

@@ -12,20 +12,28 @@ import (
 )
 
 // Stepping down on request. A request names the leader's uid in step_down_uid and changes nothing
-// else: it is no sign of life of a leader that is dead, and dies with that leader's term. renewSQL
-// misses a row with a request, and takeOverSQL clears it.
+// else: it is no sign of life of a leader that is dead, and dies with that leader's term.
+//
+// What heeds it elsewhere: renewSQL misses a row with a request, and takeOverSQL clears it
+// (statements.go); a miss is told apart in Lock.lost (outcome.go); a candidate that is ready makes
+// a request of its own (succeed, readiness.go); a candidate that was asked may lead again once it
+// has seen another leader (observe, row.go); Get shows its row as somebody else's (namesake.go).
 
 // WithStepDown makes the lock call stop when somebody asks this leader to step down: another
 // candidate (see [WithReadiness]) or a person (see [RequestStepDown]). Usually stop cancels the
 // context of the elector, or of controller-runtime's manager: the work ends, the lease is released
 // (ReleaseOnCancel), and the next candidate leads within a retry or two.
 //
-// stop is called once a term, in a goroutine of its own, at the next renewal after the request. From
-// then on the Lock renews no more in that term. Without this option the elector so steps down at its
+// stop is called once a term, in a goroutine of its own, at the next renewal after the request. The
+// lease is renewed for as long as the elector goes on: controller-runtime's does until the
+// controllers have ended, or GracefulShutdownTimeout has passed, and [ElectLeader]'s until the work
+// has ended. A stop that ends nothing so hands nothing over. client-go's own elector releases as
+// soon as its context is cancelled: [WithBeforeRelease] is for work that takes its time to end.
+// Without WithStepDown a leader that was asked renews no more, and its elector stops at its
 // RenewDeadline.
 //
-// A Lock that was asked begins no term for one LeaseDuration, or until it has seen another holder: the
-// others come first.
+// A Lock that was asked begins no term until it has seen another holder, or until one LeaseDuration
+// has passed since it noticed the request: the others come first.
 func WithStepDown(stop func()) Option {
 	return func(o *options) error {
 		if stop == nil {
@@ -36,12 +44,12 @@ func WithStepDown(stop func()) Option {
 	}
 }
 
-// RequestStepDown asks the leader of an election to step down, and returns without waiting for that.
-// The leader notices at its next renewal: see [WithStepDown]. [GetElection] shows who leads then. A
-// leader of a version before this function existed ignores the request.
+// RequestStepDown asks the leader of an election to step down, and returns without waiting for
+// that. The leader notices at its next renewal: see [WithStepDown]. [GetElection] shows who leads
+// then. A leader of a version before this function existed ignores the request.
 //
-// Errors: apierrors.IsNotFound if the election has no row; an error that says so if nobody leads, or
-// if another leader has begun a term meanwhile. A leader that was asked already is no error. The
+// Errors: apierrors.IsNotFound if the election has no row; an error that says so if nobody leads,
+// or if another leader has begun a term meanwhile. A leader that was asked already is no error. The
 // account needs SELECT and UPDATE on election_records. See [Option] for those that it uses; without
 // [WithOperationTimeout] it may take 10 s.
 func RequestStepDown(ctx context.Context, db *sql.DB, election string, opts ...Option) error {
@@ -83,7 +91,9 @@ func requestStepDown(ctx context.Context, s *session, statements *statements, el
 	case err != nil:
 		return err
 	case holder.String == "":
-		return errors.New("nobody leads, so that nobody can step down")
+		return errors.New("nobody leads, so that nobody can step down; ask again when somebody does")
+	case uid.String == "":
+		return errors.New("the leader's row has no leader_uid, as no Lock wrote it, so that this leader can't be asked; end its process")
 	case asked.String == uid.String:
 		return nil
 	}
@@ -102,7 +112,7 @@ func requestStepDown(ctx context.Context, s *session, statements *statements, el
 	case err == nil && uid.String == asking && asked.String == asking:
 		return nil
 	}
-	return errors.New("the leader that was to be asked has ceased to lead meanwhile")
+	return errors.New("the leader that was to be asked has ceased to lead meanwhile; see who leads now, and ask again if need be")
 }
 
 // stepDownStateSQL reads who leads, and whether that leader was asked.
@@ -115,8 +125,8 @@ func (s *statements) stepDownState(election string) statement {
 	return statement{s.expand(stepDownStateSQL), []any{hex.EncodeToString([]byte(election))}}
 }
 
-// requestStepDownSQL asks the leader with that uid to step down: one row, or none if it leads no more
-// or was asked already.
+// requestStepDownSQL asks the leader with that uid to step down: one row, or none if it leads no
+// more or was asked already.
 const requestStepDownSQL = `
 UPDATE {records}
    SET step_down_uid = leader_uid
@@ -126,11 +136,12 @@ func (s *statements) requestStepDown(election, uid string) statement {
 	return statement{s.expand(requestStepDownSQL), []any{hex.EncodeToString([]byte(election)), hex.EncodeToString([]byte(uid))}}
 }
 
-// errAskedToStepDown is the error of renewals in a term whose leader was asked.
-var errAskedToStepDown = errors.New("not renewed: this leader was asked to step down")
+// errAskedToStepDown is the error of renewals in a term whose leader was asked and has no
+// WithStepDown.
+var errAskedToStepDown = errors.New("not renewed: this leader was asked to step down; give the lock WithStepDown, so that it ends its work at once")
 
-// stepDown ends the renewals of this term, as its leader was asked to step down. It is called once a
-// term: renew sends nothing afterwards.
+// stepDown is called when a renewal missed because this leader was asked to step down. That is once
+// a term: what is sent afterwards, if anything, is renewAskedSQL.
 func (l *Lock) stepDown(o *operation) error {
 	l.term.ask()
 	o.standsDownUntil = time.Now().Add(l.term.leaseDuration())
@@ -141,13 +152,23 @@ func (l *Lock) stepDown(o *operation) error {
 	return errAskedToStepDown
 }
 
-// mayBegin reports what keeps this candidate from beginning a term by a takeover of old.
-func (l *Lock) mayBegin(o *operation, old *row) error {
-	if left := time.Until(o.standsDownUntil); left > 0 {
-		return fmt.Errorf("not taken over: this candidate was asked to step down, and lets others lead for %v more", left.Round(time.Millisecond))
+// mayRenew reports what keeps a leader from renewing. One that was asked goes on if WithStepDown's
+// function ends its work: nobody begins beside that work before the elector gives the lease up.
+func (l *Lock) mayRenew() error {
+	if !l.term.isAsked() || l.options.stepDown != nil {
+		return nil
 	}
-	if o.unready != nil && old.uid != l.uid {
-		return fmt.Errorf("not taken over, as this candidate is not ready: %w", o.unready)
+	if time.Now().After(l.term.expires()) {
+		// The elector has stopped by now, also where a wrapper keeps its events from this Lock.
+		l.term.end()
+	}
+	return errAskedToStepDown
+}
+
+// standsDown reports whether this candidate begins no term, as it was asked to step down.
+func (m *memory) standsDown() error {
+	if left := time.Until(m.standsDownUntil); left > 0 {
+		return fmt.Errorf("not taken over: this candidate was asked to step down, and lets others lead for %v more", left.Round(time.Millisecond))
 	}
 	return nil
 }

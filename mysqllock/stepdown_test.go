@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -92,6 +93,63 @@ func TestStepDownWithoutAFunctionEndsAtRenewDeadline(t *testing.T) {
 	}
 }
 
+// A leader that was asked keeps its lease until its work has ended, however long that takes.
+func TestStepDownKeepsTheLeaseUntilTheElectorGivesItUp(t *testing.T) {
+	t.Parallel()
+	db, _ := newTables(t)
+	var batch mysqllock.Batch
+	for _, way := range []struct {
+		name string
+		opts []mysqllock.Option
+	}{{"alone", nil}, {"in a batch", []mysqllock.Option{mysqllock.WithBatch(&batch)}}} {
+		t.Run(way.name, func(t *testing.T) {
+			stopped := make(chan struct{}, 10)
+			lock := newLock(t, db, way.name, "a", append(way.opts, mysqllock.WithStepDown(func() { stopped <- struct{}{} }))...)
+			takeOver(t, lock)
+			requestStepDown(t, db, way.name)
+			for range 3 {
+				before := readRow(t, db, way.name).Version
+				mustSucceed(t, "a renewal", update(t.Context(), lock, record("a")))
+				if readRow(t, db, way.name).Version <= before {
+					t.Error("the row was not renewed")
+				}
+				mustSucceed(t, "Get", get(t.Context(), lock))
+			}
+			<-stopped
+			if len(stopped) > 0 {
+				t.Error("the function of WithStepDown was called again")
+			}
+			if e := getElection(t, db, way.name); !e.StepDownRequested || e.Holder != "a" {
+				t.Errorf("the request is gone: %+v", e)
+			}
+			mustSucceed(t, "the release", update(t.Context(), lock, recordFor("", 1)))
+			if err := update(t.Context(), lock, record("a"))(); err == nil || !strings.Contains(err.Error(), "lets others lead") {
+				t.Errorf("a takeover at once: %v", err)
+			}
+		})
+	}
+}
+
+// The elector has stopped by the end of the lease, whether or not its events reach the Lock.
+func TestStepDownEndsATermWithoutAFunctionByTheEndOfItsLease(t *testing.T) {
+	t.Parallel()
+	db, _ := newTables(t)
+	lock := newLock(t, db, "e", "a", unhurried)
+	mustSucceed(t, "Create", create(t.Context(), lock, recordFor("a", 1)))
+	requestStepDown(t, db, "e")
+	eventually(t, electorPatience, "the term ends", func() bool {
+		if err := update(t.Context(), lock, recordFor("a", 1))(); err == nil || !strings.Contains(err.Error(), "asked to step down") {
+			t.Fatalf("the renewal: %v", err)
+		}
+		_, held := lock.FencingToken()
+		return !held
+	})
+	eventually(t, electorPatience, "it may lead again", func() bool {
+		return get(t.Context(), lock)() == nil && update(t.Context(), lock, recordFor("a", 1))() == nil
+	})
+	mustSucceed(t, "a renewal", update(t.Context(), lock, recordFor("a", 1)))
+}
+
 // A request changes no version and no time: a dead leader stays dead, and a live one's CAS is not
 // taken for a lost one.
 func TestStepDownRequestIsNoSignOfLife(t *testing.T) {
@@ -131,6 +189,13 @@ func TestStepDownRequestToNobodyIsAnError(t *testing.T) {
 	mustSucceed(t, "the release", update(t.Context(), lock, recordFor("", 1)))
 	if err := mysqllock.RequestStepDown(t.Context(), db, "e"); err == nil || !strings.Contains(err.Error(), "nobody leads") {
 		t.Errorf("released: %v", err)
+	}
+	exec(t, db, `UPDATE election_records SET leader_name = 'by hand', leader_uid = ''`)
+	if err := mysqllock.RequestStepDown(t.Context(), db, "e"); err == nil || !strings.Contains(err.Error(), "has no leader_uid") {
+		t.Errorf("a leader without a uid: %v", err)
+	}
+	if e := getElection(t, db, "e"); e.StepDownRequested {
+		t.Errorf("a leader without a uid was asked: %+v", e)
 	}
 	if err := mysqllock.RequestStepDown(t.Context(), nil, "e"); err == nil || !strings.Contains(err.Error(), "db is nil") {
 		t.Errorf("without a pool: %v", err)
@@ -291,6 +356,42 @@ func TestStepDownReachesElectLeader(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// The successor begins only after the work has ended, also where that takes longer than a lease.
+func TestStepDownOfElectLeaderWaitsForItsWork(t *testing.T) {
+	t.Parallel()
+	db, _ := newTables(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var working, began atomic.Int32
+	var all calls
+	for range 2 {
+		all.start(func() {
+			err := mysqllock.ElectLeaderWithTimings(ctx, db, "e", hasty.lease, hasty.renewDeadline, hasty.retry,
+				func(ctx context.Context) {
+					if working.Add(1) > 1 {
+						t.Error("two work at a time")
+					}
+					began.Add(1)
+					<-ctx.Done()
+				},
+				func() {
+					if began.Load() == 1 {
+						time.Sleep(2 * hasty.lease) // the work takes its time to end
+					}
+					working.Add(-1)
+				})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	eventually(t, electorPatience, "one leads", func() bool { return began.Load() == 1 })
+	requestStepDown(t, db, "e")
+	eventually(t, electorPatience, "the other leads", func() bool { return began.Load() == 2 })
+	cancel()
+	all.Wait()
 }
 
 // Of two requests at once the second changes nothing, and is no error either.

@@ -125,8 +125,8 @@ func (t *term) isDrained() bool {
 	return t.drained.done
 }
 
-// fence is what a fence compares with, 0 if this Lock holds no term, and the engine that the term began
-// on.
+// fence is what a fence compares with, 0 if this Lock holds no term, and the engine that the term
+// began on.
 func (t *term) fence() (token int64, on engine) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -70,7 +70,9 @@ func WithTimings(leaseDuration, renewDeadline, retryPeriod time.Duration) Option
 }
 
 // WithOperationTimeout bounds each operation of the lock (Get, Create, Update) by d: no answer by
-// then is an error, and so is an answer that comes later, even one that says OK.
+// then is an error, and so is an answer that comes later, even one that says OK. What an option has
+// called before an operation takes its time besides: the function of [WithReadiness] up to d, that
+// of [WithBeforeRelease] up to what is left of the lease.
 //
 // With neither this option nor WithTimings, d is a tenth of the lease duration, at most 1.5 s. To
 // be safe d must be at most (LeaseDuration - RenewDeadline - RetryPeriod) / 2 of the elector: an
@@ -264,4 +266,12 @@ func (l *Lock) chosenTimeout() time.Duration {
 		}
 	}
 	return maxOperationTimeout
+}
+
+// twoRetries is a time in which the live leader of r has renewed.
+func (l *Lock) twoRetries(r *row) time.Duration {
+	if retry := l.options.timings.retryPeriod; retry > 0 {
+		return 2 * retry
+	}
+	return r.leaseDuration() / 3
 }

@@ -132,13 +132,13 @@ func runCluster(ctx context.Context, b *bench, s *section) error {
 		}
 		for _, arms := range [][]arm{
 			{
-				{"renewals, one server", alone, b.pid},
-				{"renewals at one node", first, b.pid},
+				{"renewals, one server", alone, b.processes},
+				{"renewals at one node", first, b.processes},
 				{"renewals at all nodes", func(ctx context.Context, caller int) error {
 					return all[caller].Update(ctx, record())
-				}, b.pid},
+				}, b.processes},
 			},
-			{{"polls, one server", poll, b.pid}, {"polls at one node", clusterPoll, b.pid}},
+			{{"polls, one server", poll, b.processes}, {"polls at one node", clusterPoll, b.processes}},
 		} {
 			c, err := b.compare(ctx, callers, arms)
 			if err != nil {
@@ -195,7 +195,7 @@ func clusterTransacts(ctx context.Context, b *bench, single, node *sql.DB, most 
 				}
 				counts[i].refused.Add(1)
 			}
-		}, b.pid})
+		}, b.processes})
 	}
 	for _, workers := range []int{1, most} {
 		for i := range counts {

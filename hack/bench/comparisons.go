@@ -54,12 +54,22 @@ func (s *section) show(name string, r comparisons) error {
 
 var columnNames = []string{"p50", "p99", "throughput", "client CPU", "server CPU", "client CPU, ms / 10,000", "server CPU, ms / 10,000", "allocations", "bytes allocated"}
 
+// unknown is in the place of a number that nobody knows.
+const unknown = "–"
+
 // columns are what every comparison shows of an arm.
 func (c *comparison) columns(i int) []string {
 	whole := func(value func(*sample) float64) string { return fmt.Sprintf("%.0f", c.value(i, value).median) }
+	server, serverRatio := unknown, unknown
+	if len(c.arms[i].server) > 0 {
+		server = whole(serverCPU)
+		if len(c.arms[0].server) > 0 {
+			serverRatio = c.ratio(i, serverCPU).String()
+		}
+	}
 	return []string{
 		c.ratio(i, p50).String(), c.ratio(i, p99).String(), c.ratio(i, (*sample).throughput).String(),
-		c.ratio(i, clientCPU).String(), c.ratio(i, serverCPU).String(), whole(clientCPU), whole(serverCPU),
+		c.ratio(i, clientCPU).String(), serverRatio, whole(clientCPU), server,
 		whole(func(s *sample) float64 { return s.allocs }), whole(func(s *sample) float64 { return s.bytes }),
 	}
 }

@@ -18,6 +18,7 @@
 //	measure.go, comparisons.go    an arm, turns of arms and their ratios; tables of them
 //	parts.go                      operations against the floor; what goes over the wire
 //	rivals.go                     GET_LOCK, v0's statement, etcd
+//	lease.go                      client-go's LeaseLock on the user's own API server
 //	transact.go, cluster.go       what fences a transaction, and a statement; Galera and Group Replication
 //	failover.go, child.go         leaders that die, in processes of their own
 //	election.go, server.go        the elections and the server that all parts use

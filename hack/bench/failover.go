@@ -15,7 +15,6 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
 	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/elector"
-	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/machine"
 	"github.com/mysqllock/go-leaderelection-mysql/hack/internal/wait"
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
@@ -262,7 +261,7 @@ func (b *bench) load(ctx context.Context, during time.Duration) (load, error) {
 				return 0, 0, 0, err
 			}
 		}
-		cpu, err = machine.CPUOf(b.pid)
+		cpu, err = b.processes.cpu()
 		return writes, reads, cpu, err
 	}
 	began := time.Now()

@@ -22,24 +22,28 @@ type bench struct {
 	slice  time.Duration // of each arm in each round
 	trials int           // elections of each scenario of a failover
 	folder string        // of RESULTS.md and plots
+
+	lease leaseOptions
+	api   *apiServer // of the part lease
 }
 
 type part struct {
 	name, title string
 	run         func(context.Context, *bench, *section) error
+
+	apart bool                                // "all" leaves it out: it needs more than a server
+	start func(context.Context, *bench) error // what it needs; nil: a server of its own
 }
 
 // parts in the order of RESULTS.md.
 var parts = []part{
-	{"parts", "Operations against the floor", runParts},
-	{"rivals", "Against what one would otherwise use", runRivals},
-	{"transact", "Guarded transactions", runTransact},
-	{"failover", "Failover and handover", runFailover},
-	{cluster, "In a cluster", runCluster},
+	{name: "parts", title: "Operations against the floor", run: runParts},
+	{name: "rivals", title: "Against what one would otherwise use", run: runRivals},
+	{name: "lease", title: "Beside a Lease", run: runLease, apart: true, start: startLease},
+	{name: "transact", title: "Guarded transactions", run: runTransact},
+	{name: "failover", title: "Failover and handover", run: runFailover},
+	{name: "cluster", title: "In a cluster", run: runCluster, apart: true},
 }
-
-// cluster is a part that "all" leaves out: it needs more than a server.
-const cluster = "cluster"
 
 func main() {
 	// Of an elector's words none is wanted: what it loses is counted.
@@ -56,16 +60,31 @@ func main() {
 	flag.DurationVar(&b.slice, "slice", time.Second, "for how long an arm is measured in a round")
 	flag.IntVar(&b.trials, "trials", 30, "elections in each scenario of a failover")
 	flag.StringVar(&b.folder, "folder", ".", "of RESULTS.md and the plots")
+	flag.StringVar(&b.lease.kubeconfig, "kubeconfig", "", "lease: `file` that names the API server")
+	flag.StringVar(&b.lease.namespace, "namespace", "default", "lease: where its Leases are made, which it deletes again")
+	flag.Var(&b.lease.apiServer, "apiserver-pids", "lease: `ids` of the API server's and its etcd's processes, if they run here, for their CPU")
+	flag.Var(&b.lease.database, "database-pids", "lease: `ids` of the processes of the environment's database, if they run here, for their CPU")
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "usage: bench [flags] parts|rivals|transact|failover|cluster|all")
+		fmt.Fprintln(flag.CommandLine.Output(), "usage: bench [flags] parts|rivals|lease|transact|failover|cluster|all [flags]")
 		flag.PrintDefaults()
 	}
-	flag.Parse()
+	chosen := parse(os.Args[1:])
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := b.run(ctx, flag.Args()); err != nil {
+	if err := b.run(ctx, chosen); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
+	}
+}
+
+// parse returns the parts, with flags before, between and after them.
+func parse(arguments []string) (chosen []string) {
+	for {
+		_ = flag.CommandLine.Parse(arguments) // it exits
+		if flag.NArg() == 0 {
+			return chosen
+		}
+		chosen, arguments = append(chosen, flag.Arg(0)), flag.Args()[1:]
 	}
 }
 
@@ -80,7 +99,7 @@ func (b *bench) run(ctx context.Context, chosen []string) error {
 		return errors.New("name the parts to run; rounds, slice and trials are positive; see -help")
 	}
 	for _, p := range parts {
-		if !slices.Contains(chosen, p.name) && (!all || p.name == cluster) {
+		if !slices.Contains(chosen, p.name) && (!all || p.apart) {
 			continue
 		}
 		if err := b.runPart(ctx, p); err != nil {
@@ -92,7 +111,11 @@ func (b *bench) run(ctx context.Context, chosen []string) error {
 
 // runPart gives each part a server of its own, so that no part inherits the other's dirty pages.
 func (b *bench) runPart(ctx context.Context, p part) (err error) {
-	if b.server, err = startServer(ctx); err != nil {
+	start := p.start
+	if start == nil {
+		start = startOwn
+	}
+	if err := start(ctx, b); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.server.close()) }()
@@ -104,4 +127,9 @@ func (b *bench) runPart(ctx context.Context, p part) (err error) {
 	}
 	s.printf("\nMeasured in %v on %s, %s.\n", time.Since(began).Round(time.Second), measuredOn(), b.settings)
 	return s.save()
+}
+
+func startOwn(ctx context.Context, b *bench) (err error) {
+	b.server, err = startServer(ctx)
+	return err
 }

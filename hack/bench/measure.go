@@ -15,7 +15,23 @@ import (
 type arm struct {
 	name string
 	op   func(ctx context.Context, caller int) error
-	pid  int // of the server that does the work
+	// server is what does the work.
+	server processes
+}
+
+// processes are by their ids; none of a server that is on another machine.
+type processes []int
+
+// cpu is how long they have used the processors.
+func (p processes) cpu() (sum time.Duration, err error) {
+	for _, pid := range p {
+		cpu, err := machine.CPUOf(pid)
+		if err != nil {
+			return 0, err
+		}
+		sum += cpu
+	}
+	return sum, nil
 }
 
 // sample is what one arm did in one round.
@@ -71,7 +87,7 @@ func measure(ctx context.Context, a arm, callers int, slice time.Duration) (*sam
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	client := machine.OwnCPU()
-	server, err := machine.CPUOf(a.pid)
+	server, err := a.server.cpu()
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +116,7 @@ func measure(ctx context.Context, a arm, callers int, slice time.Duration) (*sam
 	s := &sample{elapsed: time.Since(began), latencies: slices.Concat(each...)}
 	slices.Sort(s.latencies)
 	clientAfter := machine.OwnCPU()
-	serverAfter, err := machine.CPUOf(a.pid)
+	serverAfter, err := a.server.cpu()
 	if err != nil {
 		return nil, err
 	}

@@ -129,12 +129,12 @@ func pollArms(ctx context.Context, s *server, callers int) ([]arm, func(), error
 	}
 	bare := func(ctx context.Context, args ...any) *sql.Row { return byOpen.QueryRowContext(ctx, barePoll, args...) }
 	return []arm{
-		{"bare SELECT", barePolls(bare, kind, true), s.pid},
-		{"the same again", barePolls(bare, kind, true), s.pid},
-		{"poll", mine, s.pid},
-		{"poll, a user's pool", users, s.pid},
-		{"bare SELECT, prepared once", barePolls(kept.QueryRowContext, kind, true), s.pid},
-		{"bare SELECT, no deadline", barePolls(bare, kind, false), s.pid},
+		{"bare SELECT", barePolls(bare, kind, true), s.processes},
+		{"the same again", barePolls(bare, kind, true), s.processes},
+		{"poll", mine, s.processes},
+		{"poll, a user's pool", users, s.processes},
+		{"bare SELECT, prepared once", barePolls(kept.QueryRowContext, kind, true), s.processes},
+		{"bare SELECT, no deadline", barePolls(bare, kind, false), s.processes},
 	}, closePools, nil
 }
 
@@ -169,11 +169,11 @@ func renewalArms(ctx context.Context, s *server, callers int) ([]arm, func(), er
 	}
 	users, err := renewals(ctx, byUser, "user"+kind, callers)
 	return []arm{
-		{"bare UPDATE", bare, s.pid},
-		{"the same again", again, s.pid},
-		{"renewal", mine, s.pid},
-		{"renewal, a user's pool", users, s.pid},
-		{"bare UPDATE, prepared once", prepared, s.pid},
+		{"bare UPDATE", bare, s.processes},
+		{"the same again", again, s.processes},
+		{"renewal", mine, s.processes},
+		{"renewal, a user's pool", users, s.processes},
+		{"bare UPDATE, prepared once", prepared, s.processes},
 	}, closePools, err
 }
 

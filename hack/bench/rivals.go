@@ -59,7 +59,7 @@ any API server, which adds authentication, admission, conversion and a round tri
 		s.printf("\n### %s\n\n", kind)
 		r := comparisons{per: "caller", bars: bars{title: kind + " against rivals", y: "p50, ratio to this lock"}}
 		err := b.sweep(ctx, s, "rivals-"+kind, r, []int{1, most}, func(callers int) ([]arm, func(), error) {
-			return rivalArms(ctx, b, kind, callers, client, etcd.PID())
+			return rivalArms(ctx, b, kind, callers, client, processes{etcd.PID()})
 		})
 		if err != nil {
 			return err
@@ -68,7 +68,7 @@ any API server, which adds authentication, admission, conversion and a round tri
 	return nil
 }
 
-func rivalArms(ctx context.Context, b *bench, kind string, callers int, client *clientv3.Client, etcdPID int) (_ []arm, _ func(), err error) {
+func rivalArms(ctx context.Context, b *bench, kind string, callers int, client *clientv3.Client, etcdProcesses processes) (_ []arm, _ func(), err error) {
 	pool, err := b.open(ctx, callers, true)
 	if err != nil {
 		return nil, nil, err
@@ -80,7 +80,7 @@ func rivalArms(ctx context.Context, b *bench, kind string, callers int, client *
 		}
 	}()
 	name := fmt.Sprintf("rival-%s-%d", kind, callers)
-	arms := []arm{{"this lock", nil, b.pid}, {"v0's statement and read", nil, b.pid}, {"GET_LOCK", nil, b.pid}, {"etcd", nil, etcdPID}}
+	arms := []arm{{"this lock", nil, b.processes}, {"v0's statement and read", nil, b.processes}, {"GET_LOCK", nil, b.processes}, {"etcd", nil, etcdProcesses}}
 
 	poll := kind == "Poll"
 	renew, err := renewals(ctx, pool, name, callers)

@@ -20,12 +20,13 @@ import (
 
 // server is a real server with durable settings, and a database with the lock's tables.
 type server struct {
-	*mysqltest.Server
-	config   *mysql.Config // of the administrator, for that database
-	admin    *sql.DB
-	pid      int
-	product  string // "MariaDB 10.11", "MySQL 9.7"
-	settings string // its version and what decides about its speed
+	*mysqltest.Server               // nil if it is the user's own
+	config            *mysql.Config // of the administrator, or of the user's account, for that database
+	admin             *sql.DB
+	// What the server consists of; none if it is the user's own, who didn't say.
+	processes processes
+	product   string // "MariaDB 10.11", "MySQL 9.7"
+	settings  string // its version and what decides about its speed
 }
 
 // durable are the settings under which a commit survives a power cut, which mysqltest does without, and a redo log of an
@@ -50,35 +51,46 @@ func startServer(ctx context.Context) (_ *server, err error) {
 	if s.config.DBName, err = s.CreateDatabase(ctx); err != nil {
 		return nil, err
 	}
-	if s.admin, err = mysqllock.Open(s.config); err != nil {
+	if err := s.prepare(ctx); err != nil {
 		return nil, err
+	}
+	pid, err := machine.ServerPID(ctx, s.admin)
+	s.processes = processes{pid}
+	return s, err
+}
+
+// useServer uses the database of that configuration, whose server goes on running.
+func useServer(ctx context.Context, config *mysql.Config) (*server, error) {
+	s := &server{config: config}
+	if err := s.prepare(ctx); err != nil {
+		return nil, errors.Join(err, s.close())
+	}
+	return s, nil
+}
+
+// prepare makes the tables in the database.
+func (s *server) prepare(ctx context.Context) (err error) {
+	if s.admin, err = mysqllock.Open(s.config); err != nil {
+		return err
 	}
 	if err := mysqllock.Migrate(ctx, s.admin); err != nil {
-		return nil, err
+		return err
 	}
-	if err := s.describe(ctx); err != nil {
-		return nil, err
-	}
-	s.pid, err = machine.ServerPID(ctx, s.admin)
-	return s, err
+	return s.describe(ctx)
 }
 
 func (s *server) close() error {
 	if s.admin != nil {
-		_ = s.admin.Close() // the server ends anyway
+		_ = s.admin.Close() // nothing more is asked of it
+	}
+	if s.Server == nil {
+		return nil
 	}
 	return s.Close()
 }
 
 func (s *server) describe(ctx context.Context) error {
-	s.product = "MySQL "
-	if strings.Contains(s.Version(), "MariaDB") {
-		s.product = "MariaDB "
-	}
-	major, rest, _ := strings.Cut(s.Version(), ".")
-	minor, _, _ := strings.Cut(rest, ".")
-	s.product += major + "." + minor
-	names := []string{"innodb_flush_log_at_trx_commit", "log_bin", "sync_binlog", "innodb_flush_method", "innodb_doublewrite", "innodb_buffer_pool_size"}
+	names := []string{"version", "innodb_flush_log_at_trx_commit", "log_bin", "sync_binlog", "innodb_flush_method", "innodb_doublewrite", "innodb_buffer_pool_size"}
 	texts := make([]string, len(names))
 	values := make([]any, len(names))
 	for i := range names {
@@ -87,10 +99,18 @@ func (s *server) describe(ctx context.Context) error {
 	if err := s.admin.QueryRowContext(ctx, "SELECT @@"+strings.Join(names, ", @@")).Scan(values...); err != nil {
 		return err
 	}
+	version := texts[0]
+	s.product = "MySQL "
+	if strings.Contains(version, "MariaDB") {
+		s.product = "MariaDB "
+	}
+	major, rest, _ := strings.Cut(version, ".")
+	minor, _, _ := strings.Cut(rest, ".")
+	s.product += major + "." + minor
 	for i, name := range names {
 		texts[i] = name + "=" + texts[i]
 	}
-	s.settings = s.Version() + " (" + strings.Join(texts, ", ") + ")"
+	s.settings = version + " (" + strings.Join(texts[1:], ", ") + ")"
 	return nil
 }
 

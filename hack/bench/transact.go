@@ -59,12 +59,12 @@ parallel, each with a row of its own.
 			}
 		}
 		return []arm{
-			{"no guard", byHand(false), b.pid},
-			{"the same again", byHand(false), b.pid},
-			{"Guard, last", byHand(true), b.pid},
+			{"no guard", byHand(false), b.processes},
+			{"the same again", byHand(false), b.processes},
+			{"Guard, last", byHand(true), b.processes},
 			{"Transact", func(ctx context.Context, worker int) error {
 				return lock.Transact(ctx, db, nil, func(ctx context.Context, tx *sql.Tx) error { return do(ctx, tx, worker) })
-			}, b.pid},
+			}, b.processes},
 		}, func() { _ = db.Close() }, nil
 	})
 	if err != nil {
@@ -82,15 +82,15 @@ A single statement needs no transaction. The first line is the same UPDATE, auto
 		}
 		bare := func(ctx context.Context, worker int) error { return updateOne(ctx, db, work, worker) }
 		return []arm{
-			{"no condition", bare, b.pid},
-			{"the same again", bare, b.pid},
+			{"no condition", bare, b.processes},
+			{"the same again", bare, b.processes},
 			{"FenceCondition", func(ctx context.Context, worker int) error {
 				condition, args, err := lock.FenceCondition()
 				if err != nil {
 					return err
 				}
 				return updateOne(ctx, db, work+` AND `+condition, append([]any{worker}, args...)...)
-			}, b.pid},
+			}, b.processes},
 		}, func() { _ = db.Close() }, nil
 	})
 }
