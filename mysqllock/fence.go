@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
@@ -26,29 +28,31 @@ SELECT fencing_token, leader_uid
   FROM {fences}
  WHERE election_name = ` + hexName + ``
 
-func (s *statements) guard(election string) statement {
-	return statement{s.texts.guard, []any{hex.EncodeToString([]byte(election))}}
-}
+// literal is a string for a placeholder of hexName.
+func literal(s string) string { return "'" + hex.EncodeToString([]byte(s)) + "'" }
 
-func (s *statements) fence(election string) statement {
-	return statement{s.texts.fence, []any{hex.EncodeToString([]byte(election))}}
+// inline puts values in the place of a text's placeholders. What goes without arguments takes one
+// round trip, whatever the options of the driver are. The values are digits, so that there is
+// nothing to escape, and the last placeholders count: the database may have a ? in its name.
+func inline(text string, values ...string) string {
+	for _, value := range slices.Backward(values) {
+		i := strings.LastIndexByte(text, '?')
+		text = text[:i] + value + text[i+1:]
+	}
+	return text
 }
 
 // multiWriterGuardSQL pins the current term on clusters in which several nodes take writes: one
 // row, or none if another term has begun. There, a lock is known to its own node only, and a node
 // that is behind with applying has not seen a takeover that another node committed; but the cluster
 // certifies writes, and refuses the commit of the later one of two transactions that changed the
-// same row. So does TiDB, whatever its settings: in a pessimistic transaction the write locks, and an
-// optimistic one is refused at its commit. On Vitess one server has the row, but vtgate, told to keep
-// a transaction to one shard, looks at the shards that it writes to alone.
+// same row. So does TiDB, whatever its settings: in a pessimistic transaction the write locks, and
+// an optimistic one is refused at its commit. On Vitess one server has the row, but vtgate, told to
+// keep a transaction to one shard, looks at the shards that it writes to alone.
 const multiWriterGuardSQL = `
 UPDATE {fences}
    SET guards = guards + 1
  WHERE election_name = ` + hexName + ` AND fencing_token = ? AND leader_uid = ?`
-
-func (s *statements) multiWriterGuard(election string, token int64, uid string) statement {
-	return statement{s.texts.multiWriterGuard, []any{hex.EncodeToString([]byte(election)), token, uid}}
-}
 
 // FencingToken returns the token of the current term, and whether this Lock holds one. Every term
 // of an election, also one of the same holder, has a token larger than all before. A resource that
@@ -78,10 +82,10 @@ func (l *Lock) FencingToken() (token int64, held bool) {
 // wait for a guard.
 //
 // The guard is a shared lock, so that any number of a leader's transactions may be guarded at once.
-// On Galera, Group Replication, TiDB and Vitess, and on a server that did not say what it is, it is a
-// write instead: guarded transactions of one election wait for each other there, a commit may fail with
-// error 1213, 3101 or 9007, having committed nothing, and a read-only transaction can't be guarded.
-// tx's account needs SELECT and UPDATE on election_fences.
+// On Galera, Group Replication, TiDB and Vitess, and on a server that did not say what it is, it is
+// a write instead: guarded transactions of one election wait for each other there, a commit may
+// fail with error 1213, 3101 or 9007, having committed nothing, and a read-only transaction can't
+// be guarded. tx's account needs SELECT and UPDATE on election_fences.
 //
 // On Vitess the session must have transaction_mode = 'single', which Transact sees to: in another
 // mode a transaction may span shards, which commit one after the other, so that the guard's lock is
@@ -100,33 +104,29 @@ func (l *Lock) Guard(ctx context.Context, tx *sql.Tx) error {
 
 func (l *Lock) guard(ctx context.Context, tx *sql.Tx, token int64) error {
 	// The transaction may be of a pool with another default database.
-	statements := l.tables.Load().ascii // its guards suit every encoding
+	texts := &l.tables.Load().ascii.texts // its guards suit every encoding
 	_, on := l.term.fence()
 	if on.isSharded() {
 		if err := mustBeSingle(ctx, tx); err != nil {
 			return err
 		}
 	}
-	byWrite := on.guardsByWrite()
+	byWrite, text := on.guardsByWrite(), texts.guard
 	if byWrite {
-		guard := statements.multiWriterGuard(l.election, token, l.uid)
-		result, err := tx.ExecContext(ctx, guard.text, guard.args...)
+		result, err := tx.ExecContext(ctx, inline(texts.multiWriterGuard, literal(l.election), strconv.FormatInt(token, 10), "'"+l.uid+"'"))
 		if err != nil {
 			return err
 		}
 		if n, err := result.RowsAffected(); err != nil || n == 1 {
 			return err
 		}
+		// Nothing to lock: the write found no row, and this only says why. TiDB refuses LOCK IN
+		// SHARE MODE, or ignores it.
+		text = texts.fence
 	}
 	var found sql.NullInt64
 	var uid sql.NullString
-	guard := statements.guard(l.election)
-	if byWrite {
-		// Nothing to lock: the write found no row, and this only says why. TiDB refuses LOCK IN SHARE
-		// MODE, or ignores it.
-		guard = statements.fence(l.election)
-	}
-	err := tx.QueryRowContext(ctx, guard.text, guard.args...).Scan(&found, &uid)
+	err := tx.QueryRowContext(ctx, inline(text, literal(l.election))).Scan(&found, &uid)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return errors.New("the election has no row in election_fences, although this candidate holds a term: the transaction is not of the server and the database that have the lock's tables, or somebody deleted the row; give the pool of that server, or WithDatabase")

@@ -20,7 +20,13 @@ import (
 // newLedger makes a table that leaders write to, and a pool of its own.
 func newLedger(t testing.TB, config *mysql.Config) *sql.DB {
 	t.Helper()
-	work := openDSN(t, config, "")
+	return newLedgerIn(t, config, openOwn)
+}
+
+// newLedgerIn returns a pool of that kind.
+func newLedgerIn(t testing.TB, config *mysql.Config, open openPool) *sql.DB {
+	t.Helper()
+	work := open(t, config)
 	exec(t, work, `CREATE TABLE ledger (id INT AUTO_INCREMENT PRIMARY KEY, entry VARCHAR(60) NOT NULL) ENGINE=InnoDB`)
 	return work
 }

@@ -99,6 +99,22 @@ func openDSN(t testing.TB, config *mysql.Config, parameters string) *sql.DB {
 	return db
 }
 
+// openPool opens a pool of some kind.
+type openPool func(testing.TB, *mysql.Config) *sql.DB
+
+// openOwn opens a pool as users make it who don't know of Open.
+func openOwn(t testing.TB, config *mysql.Config) *sql.DB {
+	t.Helper()
+	return openDSN(t, config, "")
+}
+
+// inEachPool runs a test in each kind of pool.
+func inEachPool(t *testing.T, f func(t *testing.T, openWork openPool)) {
+	t.Helper()
+	t.Run("Open", func(t *testing.T) { f(t, open) })
+	t.Run("a user's own", func(t *testing.T) { f(t, openOwn) })
+}
+
 // newTables makes a database with the tables in it.
 func newTables(t testing.TB) (*sql.DB, *mysql.Config) {
 	t.Helper()

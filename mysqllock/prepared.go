@@ -61,6 +61,8 @@ type preparedConn struct {
 	// operating is set while a lock uses the connection, foreign once somebody else did, who may
 	// have left a transaction open: see session.
 	operating, foreign bool
+	// guarded is set while a Transact does, which ends its transaction by itself: see BeginTx.
+	guarded bool
 
 	opened     time.Time
 	successors *successors
@@ -69,10 +71,31 @@ type preparedConn struct {
 // used notes who uses the connection.
 func (c *preparedConn) used() { c.foreign = c.foreign || !c.operating }
 
+// BeginTx sends nothing to begin the plain transaction of a Transact, which has turned autocommit
+// off, so that the first statement begins one. It does where somebody may have left a transaction
+// open: to begin another ends that.
 func (c *preparedConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
 	c.used()
-	return c.driverConn.BeginTx(ctx, opts)
+	if !c.guarded {
+		return c.driverConn.BeginTx(ctx, opts)
+	}
+	if c.foreign || opts != (driver.TxOptions{}) {
+		if _, err := c.driverConn.BeginTx(ctx, opts); err != nil {
+			return nil, err
+		}
+		c.foreign = false
+	}
+	return guardedTx{}, nil
 }
+
+// guardedTx is the driver's part of a Transact's transaction, which is told by statements when it
+// ends.
+type guardedTx struct{}
+
+func (guardedTx) Commit() error {
+	return errors.New("mysqllock: nothing was committed; leave that to Transact, which commits when the function has returned nil")
+}
+func (guardedTx) Rollback() error { return nil }
 
 func (c *preparedConn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
 	c.used()
@@ -94,7 +117,7 @@ func (c *preparedConn) ResetSession(ctx context.Context) error {
 		_ = c.Close()
 		*c = *next
 	}
-	c.operating = false
+	c.operating, c.guarded = false, false
 	return c.driverConn.ResetSession(ctx)
 }
 

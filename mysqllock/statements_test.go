@@ -44,7 +44,7 @@ func TestStatementsAreThoseOfTheGoldenFile(t *testing.T) {
 		}
 	}
 	fmt.Fprintf(&got, "# without tables\n")
-	for _, text := range []string{sessionCheckSQL, rollbackSQL, plainRollbackSQL, uptimeSQL, engineSQL, sessionSQL, savepointSQL, releaseSavepointSQL, transactionModeSQL} {
+	for _, text := range []string{sessionCheckSQL, rollbackSQL, plainRollbackSQL, uptimeSQL, engineSQL, borrowSQL, giveBackSQL, savepointSQL, releaseSavepointSQL, transactionModeSQL} {
 		fmt.Fprintln(&got, text)
 	}
 	golden := filepath.Join("testdata", "statements.golden")

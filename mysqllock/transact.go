@@ -12,8 +12,14 @@ import (
 // A guarded transaction, and what is done to the session that it runs in.
 
 const (
-	// sessionSQL reads what Transact changes of a session and puts back.
-	sessionSQL = `SELECT @@autocommit, @@session.wait_timeout`
+	// borrowSQL notes in the session itself what Transact changes of it, and changes that: see
+	// begin. The CAST is for MySQL, which takes no other expression for a number.
+	borrowSQL = `SET @mysqllock_autocommit = @@autocommit, @mysqllock_wait_timeout = @@session.wait_timeout, ` +
+		`SESSION autocommit = 0, SESSION wait_timeout = CAST(LEAST(@@session.wait_timeout, %d) AS SIGNED)`
+
+	// giveBackSQL fails, so that the session is discarded, if what was noted is not there.
+	giveBackSQL = `SET SESSION wait_timeout = CAST(@mysqllock_wait_timeout AS SIGNED), SESSION autocommit = @mysqllock_autocommit, ` +
+		`@mysqllock_wait_timeout = NULL, @mysqllock_autocommit = NULL`
 
 	// savepointSQL, releaseSavepointSQL: a savepoint that is gone shows that the transaction which
 	// it was set in is gone.
@@ -29,7 +35,10 @@ const (
 // renewals must not wait for a connection. fn must use tx for all that is to be guarded, must not
 // commit it, and must not send statements that commit implicitly (DDL, LOCK TABLES, START
 // TRANSACTION): what such a statement commits is unguarded, and Transact can only report it
-// afterwards.
+// afterwards. Between two statements fn must not pause for as long as a lease: see below.
+//
+// In a pool of [Open], Transact adds five round trips to those of fn and the COMMIT, and one more
+// after somebody else has used the connection; in another pool seven.
 //
 // Errors:
 //   - fn's error is returned as it is, after a rollback. A panic is passed on, after a rollback.
@@ -42,14 +51,15 @@ const (
 //     is an error; what fn did since is rolled back.
 //   - [ErrOutcomeUnknown]: the COMMIT was sent, but no answer came.
 //
-// A process that is cut off between guard and commit holds takeovers off no longer than about a
-// lease: Transact sets the session's wait_timeout for that time. On Vitess, which ignores that, it is
-// the tablets' transaction timeout, 30 s by default.
+// A process that is cut off holds nothing for longer than about a lease, neither takeovers nor the
+// rows that fn has locked: Transact lowers the session's wait_timeout to a lease, and gives the
+// session back as it was found. The server ends a session that is idle for longer, and rolls back.
+// On Vitess, which ignores that, it is the tablets' transaction timeout, 30 s by default.
 //
-// On Vitess a guarded transaction writes to the shard that has the election's rows alone: what would
-// write to another one fails, and so does the whole call. (Transact sets the session's
-// transaction_mode to 'single' for that time.) Without the driver's interpolateParams vtgate may ask
-// another shard about a SELECT that is prepared, and then refuses the transaction, too.
+// On Vitess a guarded transaction writes to the shard that has the election's rows alone: what
+// would write to another one fails, and so does the whole call. (Transact sets the session's
+// transaction_mode to 'single' for that time.) Without the driver's interpolateParams vtgate may
+// ask another shard about a SELECT that is prepared, and then refuses the transaction, too.
 func (l *Lock) Transact(ctx context.Context, db *sql.DB, opts *sql.TxOptions, fn func(context.Context, *sql.Tx) error) (err error) {
 	const op = "transact"
 	switch {
@@ -89,10 +99,7 @@ type guardedSession struct {
 	// may lead.
 	timeout time.Duration
 
-	// As found, to be put back.
-	autocommit      bool
-	waitTimeout     int64
-	transactionMode string // vtgate's; "" elsewhere
+	transactionMode string // vtgate's as found; "" elsewhere
 }
 
 // beginGuarded takes a session and begins a transaction in it. Autocommit is off meanwhile: if the
@@ -118,7 +125,13 @@ func (l *Lock) beginGuarded(ctx context.Context, db *sql.DB, opts *sql.TxOptions
 func (s *guardedSession) begin(ctx context.Context, opts *sql.TxOptions) error {
 	bounded, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	if err := s.conn.QueryRowContext(bounded, sessionSQL).Scan(&s.autocommit, &s.waitTimeout); err != nil {
+	err := s.conn.Raw(func(c any) error {
+		if tracked, ok := c.(*preparedConn); ok {
+			tracked.operating, tracked.guarded = true, true
+		}
+		return nil
+	})
+	if err != nil {
 		return err
 	}
 	if _, on := s.lock.term.fence(); on.isSharded() {
@@ -126,10 +139,9 @@ func (s *guardedSession) begin(ctx context.Context, opts *sql.TxOptions) error {
 			return err
 		}
 	}
-	if s.autocommit {
-		if _, err := s.conn.ExecContext(bounded, `SET SESSION autocommit = 0`); err != nil {
-			return err
-		}
+	seconds := max(1, int64((s.timeout+time.Second-1)/time.Second))
+	if _, err := s.conn.ExecContext(bounded, fmt.Sprintf(borrowSQL, seconds)); err != nil {
+		return err
 	}
 	// The context of BeginTx is the transaction's for its whole life; bounded only while it begins.
 	txCtx, cancelTx := context.WithCancel(ctx)
@@ -142,12 +154,13 @@ func (s *guardedSession) begin(ctx context.Context, opts *sql.TxOptions) error {
 		return err
 	}
 	s.tx = tx
-	return s.exec(ctx, savepointSQL)
+	_, err = tx.ExecContext(bounded, savepointSQL)
+	return err
 }
 
 // keepToOneShard makes vtgate refuse writes of the transaction to another shard than those before:
-// shards commit one after the other, and the guard's lock ends with its own shard's commit. The guard
-// is a write, so that it counts.
+// shards commit one after the other, and the guard's lock ends with its own shard's commit. The
+// guard is a write, so that it counts.
 func (s *guardedSession) keepToOneShard(ctx context.Context) error {
 	if err := s.conn.QueryRowContext(ctx, transactionModeSQL).Scan(&s.transactionMode); err != nil {
 		return err
@@ -156,24 +169,18 @@ func (s *guardedSession) keepToOneShard(ctx context.Context) error {
 	return err
 }
 
-// exec sends one of Transact's own statements.
-func (s *guardedSession) exec(ctx context.Context, statement string) error {
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
-	_, err := s.tx.ExecContext(ctx, statement)
-	return err
-}
-
 // commit commits if the term is still the one with that token. Between guard and commit nobody can
 // begin another: the guard's lock lasts until the transaction has ended.
 func (s *guardedSession) commit(ctx context.Context, token int64) error {
-	err := s.exec(ctx, releaseSavepointSQL)
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	_, err := s.tx.ExecContext(ctx, releaseSavepointSQL)
 	switch {
 	case number(err) == errNoSavepoint:
 		return fmt.Errorf("the transaction ended before the function did: either the server rolled it back after an error that the function did not return (a deadlock, 1213, or 1020), "+
 			"or a statement such as DDL or LOCK TABLES committed it, unguarded; what followed was rolled back: %w", err)
 	case errors.Is(err, sql.ErrTxDone):
-		return fmt.Errorf("the transaction was committed or rolled back by the function itself, unguarded; leave that to Transact: %w", err)
+		return fmt.Errorf("the function itself called Commit or Rollback; leave that to Transact (what a pool that is not of Open committed is unguarded): %w", err)
 	case err != nil:
 		return err
 	}
@@ -181,18 +188,15 @@ func (s *guardedSession) commit(ctx context.Context, token int64) error {
 		return fmt.Errorf("%w: the term ended meanwhile", ErrNotLeader)
 	}
 	// From here on this session holds takeovers off. Should the process be cut off now, the server
-	// drops the session after about a lease.
-	seconds := min(s.waitTimeout, max(1, int64((s.timeout+time.Second-1)/time.Second)))
-	if err := s.exec(ctx, fmt.Sprintf(`SET SESSION wait_timeout = %d`, seconds)); err != nil {
+	// drops the session after about a lease: wait_timeout.
+	if err := s.lock.guard(ctx, s.tx, token); err != nil {
 		return err
 	}
-	guarded, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
-	if err := s.lock.guard(guarded, s.tx, token); err != nil {
-		return err
+	if err := ctx.Err(); err != nil {
+		return err // or it would be unknown whether a COMMIT that is never sent has committed
 	}
 	// Not tx.Commit, which takes no context: without an answer it would wait for ever.
-	err = s.exec(ctx, `COMMIT`)
+	_, err = s.tx.ExecContext(ctx, `COMMIT`)
 	if err != nil && !wasRefused(err) {
 		return fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
 	}
@@ -221,7 +225,7 @@ func (s *guardedSession) restore(committed bool) {
 	}
 	if err == nil {
 		// Only after the rollback: turning autocommit on commits.
-		err = s.sendLast(ctx, fmt.Sprintf(`SET SESSION wait_timeout = %d, autocommit = %t`, s.waitTimeout, s.autocommit))
+		err = s.sendLast(ctx, giveBackSQL)
 	}
 	if err == nil && s.transactionMode != "" {
 		err = s.sendLast(ctx, `SET SESSION transaction_mode = '`+s.transactionMode+`'`)

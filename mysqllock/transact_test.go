@@ -74,54 +74,58 @@ func wantSessionsAsFound(t testing.TB, db *sql.DB) {
 }
 
 func TestTransactCommitsALeadersTransactionAtEveryIsolationLevel(t *testing.T) {
-	db, config := newTables(t)
-	work := newLedger(t, config)
-	leader := newLock(t, db, "e", "a")
-	takeOver(t, leader)
-	var want []string
-	for _, level := range isolationLevels {
-		if err := leader.Transact(t.Context(), work, &sql.TxOptions{Isolation: level}, inserting(level.String())); err != nil {
-			t.Errorf("%v: %v", level, err)
+	inEachPool(t, func(t *testing.T, openWork openPool) {
+		db, config := newTables(t)
+		work := newLedgerIn(t, config, openWork)
+		leader := newLock(t, db, "e", "a")
+		takeOver(t, leader)
+		var want []string
+		for _, level := range isolationLevels {
+			if err := leader.Transact(t.Context(), work, &sql.TxOptions{Isolation: level}, inserting(level.String())); err != nil {
+				t.Errorf("%v: %v", level, err)
+			}
+			want = append(want, level.String())
 		}
-		want = append(want, level.String())
-	}
-	wantLedger(t, work, want...)
-	wantSessionsAsFound(t, work)
+		wantLedger(t, work, want...)
+		wantSessionsAsFound(t, work)
+	})
 }
 
 func TestTransactNeverCommitsAStaleLeadersTransaction(t *testing.T) {
-	db, config := newTables(t)
-	work := newLedger(t, config)
-	for _, level := range isolationLevels {
-		for _, moment := range []string{"before it begins", "before its first statement", "after its last statement"} {
-			t.Run(fmt.Sprintf("%v, taken over %s", level, moment), func(t *testing.T) {
-				election := level.String() + moment
-				stale := newLock(t, db, election, "stale")
-				takeOver(t, stale)
-				successor := newLock(t, db, election, "successor")
-				if moment == "before it begins" {
-					takeOver(t, successor)
-				}
-				err := stale.Transact(t.Context(), work, &sql.TxOptions{Isolation: level}, func(ctx context.Context, tx *sql.Tx) error {
-					if moment == "before its first statement" {
+	inEachPool(t, func(t *testing.T, openWork openPool) {
+		db, config := newTables(t)
+		work := newLedgerIn(t, config, openWork)
+		for _, level := range isolationLevels {
+			for _, moment := range []string{"before it begins", "before its first statement", "after its last statement"} {
+				t.Run(fmt.Sprintf("%v, taken over %s", level, moment), func(t *testing.T) {
+					election := level.String() + moment
+					stale := newLock(t, db, election, "stale")
+					takeOver(t, stale)
+					successor := newLock(t, db, election, "successor")
+					if moment == "before it begins" {
 						takeOver(t, successor)
 					}
-					if err := insert(ctx, tx, election); err != nil {
-						return err
+					err := stale.Transact(t.Context(), work, &sql.TxOptions{Isolation: level}, func(ctx context.Context, tx *sql.Tx) error {
+						if moment == "before its first statement" {
+							takeOver(t, successor)
+						}
+						if err := insert(ctx, tx, election); err != nil {
+							return err
+						}
+						if moment == "after its last statement" {
+							takeOver(t, successor)
+						}
+						return nil
+					})
+					if !errors.Is(err, mysqllock.ErrNotLeader) {
+						t.Errorf("error %v, want ErrNotLeader", err)
 					}
-					if moment == "after its last statement" {
-						takeOver(t, successor)
-					}
-					return nil
 				})
-				if !errors.Is(err, mysqllock.ErrNotLeader) {
-					t.Errorf("error %v, want ErrNotLeader", err)
-				}
-			})
+			}
 		}
-	}
-	wantLedger(t, work)
-	wantSessionsAsFound(t, work)
+		wantLedger(t, work)
+		wantSessionsAsFound(t, work)
+	})
 }
 
 func TestTransactOfAnEarlierTermIsNotCommittedInALaterOne(t *testing.T) {
@@ -141,44 +145,46 @@ func TestTransactOfAnEarlierTermIsNotCommittedInALaterOne(t *testing.T) {
 }
 
 func TestTransactRollsBackAfterAFunctionsErrorAndPanic(t *testing.T) {
-	db, config := newTables(t)
-	work := newLedger(t, config)
-	leader := newLock(t, db, "e", "a")
-	takeOver(t, leader)
+	inEachPool(t, func(t *testing.T, openWork openPool) {
+		db, config := newTables(t)
+		work := newLedgerIn(t, config, openWork)
+		leader := newLock(t, db, "e", "a")
+		takeOver(t, leader)
 
-	failure := errors.New("no")
-	err := leader.Transact(t.Context(), work, nil, func(ctx context.Context, tx *sql.Tx) error {
-		return errors.Join(insert(ctx, tx, "failed"), failure)
-	})
-	if err == nil || err.Error() != failure.Error() || !errors.Is(err, failure) {
-		t.Errorf("error %v, want fn's own", err)
-	}
-	func() {
-		defer func() {
-			if p := recover(); p != "panicked" {
-				t.Errorf("recovered %v", p)
-			}
-		}()
-		_ = leader.Transact(t.Context(), work, nil, func(ctx context.Context, tx *sql.Tx) error {
-			if err := insert(ctx, tx, "panicked"); err != nil {
-				t.Error(err)
-			}
-			panic("panicked")
+		failure := errors.New("no")
+		err := leader.Transact(t.Context(), work, nil, func(ctx context.Context, tx *sql.Tx) error {
+			return errors.Join(insert(ctx, tx, "failed"), failure)
 		})
-	}()
-	ctx, cancel := context.WithCancel(t.Context())
-	err = leader.Transact(ctx, work, nil, func(ctx context.Context, tx *sql.Tx) error {
-		defer cancel()
-		return insert(ctx, tx, "cancelled")
+		if err == nil || err.Error() != failure.Error() || !errors.Is(err, failure) {
+			t.Errorf("error %v, want fn's own", err)
+		}
+		func() {
+			defer func() {
+				if p := recover(); p != "panicked" {
+					t.Errorf("recovered %v", p)
+				}
+			}()
+			_ = leader.Transact(t.Context(), work, nil, func(ctx context.Context, tx *sql.Tx) error {
+				if err := insert(ctx, tx, "panicked"); err != nil {
+					t.Error(err)
+				}
+				panic("panicked")
+			})
+		}()
+		ctx, cancel := context.WithCancel(t.Context())
+		err = leader.Transact(ctx, work, nil, func(ctx context.Context, tx *sql.Tx) error {
+			defer cancel()
+			return insert(ctx, tx, "cancelled")
+		})
+		if !errors.Is(err, context.Canceled) && !errors.Is(err, sql.ErrTxDone) {
+			t.Errorf("cancelled: %v", err)
+		}
+		wantLedger(t, work)
+		wantSessionsAsFound(t, work)
+		if n := work.Stats().InUse; n != 0 {
+			t.Errorf("%d connections still in use", n)
+		}
 	})
-	if !errors.Is(err, context.Canceled) && !errors.Is(err, sql.ErrTxDone) {
-		t.Errorf("cancelled: %v", err)
-	}
-	wantLedger(t, work)
-	wantSessionsAsFound(t, work)
-	if n := work.Stats().InUse; n != 0 {
-		t.Errorf("%d connections still in use", n)
-	}
 }
 
 // deadlock makes the transaction the victim of a deadlock and returns its error.
@@ -212,109 +218,115 @@ func deadlock(t testing.TB, ctx context.Context, work *sql.DB, tx *sql.Tx) error
 }
 
 func TestTransactCommitsNothingWhenTheServerEndedItAndTheFunctionGoesOn(t *testing.T) {
-	db, config := newTables(t)
-	work := newLedger(t, config)
-	exec(t, work, `CREATE TABLE pairs (id INT PRIMARY KEY, v INT NOT NULL) ENGINE=InnoDB`)
-	exec(t, work, `INSERT INTO pairs VALUES (1, 0), (2, 0)`)
-	leader := newLock(t, db, "e", "a")
-	takeOver(t, leader)
-	err := leader.Transact(t.Context(), work, nil, func(ctx context.Context, tx *sql.Tx) error {
-		if err := insert(ctx, tx, "before"); err != nil {
-			return err
+	inEachPool(t, func(t *testing.T, openWork openPool) {
+		db, config := newTables(t)
+		work := newLedgerIn(t, config, openWork)
+		exec(t, work, `CREATE TABLE pairs (id INT PRIMARY KEY, v INT NOT NULL) ENGINE=InnoDB`)
+		exec(t, work, `INSERT INTO pairs VALUES (1, 0), (2, 0)`)
+		leader := newLock(t, db, "e", "a")
+		takeOver(t, leader)
+		err := leader.Transact(t.Context(), work, nil, func(ctx context.Context, tx *sql.Tx) error {
+			if err := insert(ctx, tx, "before"); err != nil {
+				return err
+			}
+			err := deadlock(t, ctx, work, tx)
+			var server *mysql.MySQLError
+			if !errors.As(err, &server) || server.Number != 1213 {
+				t.Errorf("expected a deadlock, got %v", err)
+			}
+			return insert(ctx, tx, "after") // swallowed
+		})
+		if err == nil || !strings.Contains(err.Error(), "ended before the function did") {
+			t.Errorf("error %v", err)
 		}
-		err := deadlock(t, ctx, work, tx)
-		var server *mysql.MySQLError
-		if !errors.As(err, &server) || server.Number != 1213 {
-			t.Errorf("expected a deadlock, got %v", err)
-		}
-		return insert(ctx, tx, "after") // swallowed
-	})
-	if err == nil || !strings.Contains(err.Error(), "ended before the function did") {
-		t.Errorf("error %v", err)
-	}
-	wantLedger(t, work)
-	wantSessionsAsFound(t, work)
+		wantLedger(t, work)
+		wantSessionsAsFound(t, work)
 
-	// Without Transact the same function's last statement is committed, even though it is rolled
-	// back: this is what is being prevented.
-	tx, err := work.BeginTx(t.Context(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := deadlock(t, t.Context(), work, tx); err == nil {
-		t.Fatal("no deadlock")
-	}
-	if err := insert(t.Context(), tx, "unguarded"); err != nil {
-		t.Fatal(err)
-	}
-	if err := tx.Rollback(); err != nil {
-		t.Fatal(err)
-	}
-	wantLedger(t, work, "unguarded")
+		// Without Transact the same function's last statement is committed, even though it is rolled
+		// back: this is what is being prevented.
+		tx, err := work.BeginTx(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := deadlock(t, t.Context(), work, tx); err == nil {
+			t.Fatal("no deadlock")
+		}
+		if err := insert(t.Context(), tx, "unguarded"); err != nil {
+			t.Fatal(err)
+		}
+		if err := tx.Rollback(); err != nil {
+			t.Fatal(err)
+		}
+		wantLedger(t, work, "unguarded")
+	})
 }
 
 // MariaDB with innodb_snapshot_isolation ends a transaction that writes a row which changed since
 // its snapshot (error 1020); other servers let it write.
 func TestTransactWithAStaleSnapshotCommitsAllOrNothing(t *testing.T) {
-	db, config := newTables(t)
-	work := newLedger(t, config)
-	exec(t, work, `CREATE TABLE counter (id INT PRIMARY KEY, v INT NOT NULL) ENGINE=InnoDB`)
-	exec(t, work, `INSERT INTO counter VALUES (1, 0)`)
-	leader := newLock(t, db, "e", "a")
-	takeOver(t, leader)
-	ended := false
-	err := leader.Transact(t.Context(), work, &sql.TxOptions{Isolation: sql.LevelRepeatableRead}, func(ctx context.Context, tx *sql.Tx) error {
-		var v int
-		if err := tx.QueryRowContext(ctx, `SELECT v FROM counter`).Scan(&v); err != nil {
-			return err
+	inEachPool(t, func(t *testing.T, openWork openPool) {
+		db, config := newTables(t)
+		work := newLedgerIn(t, config, openWork)
+		exec(t, work, `CREATE TABLE counter (id INT PRIMARY KEY, v INT NOT NULL) ENGINE=InnoDB`)
+		exec(t, work, `INSERT INTO counter VALUES (1, 0)`)
+		leader := newLock(t, db, "e", "a")
+		takeOver(t, leader)
+		ended := false
+		err := leader.Transact(t.Context(), work, &sql.TxOptions{Isolation: sql.LevelRepeatableRead}, func(ctx context.Context, tx *sql.Tx) error {
+			var v int
+			if err := tx.QueryRowContext(ctx, `SELECT v FROM counter`).Scan(&v); err != nil {
+				return err
+			}
+			exec(t, work, `UPDATE counter SET v = 10`)
+			_, err := tx.ExecContext(ctx, `UPDATE counter SET v = v + 1`)
+			var server *mysql.MySQLError
+			switch ended = errors.As(err, &server) && server.Number == 1020; {
+			case !ended && err != nil:
+				return err
+			}
+			return insert(ctx, tx, "after")
+		})
+		t.Logf("the server ended the transaction: %t; Transact: %v", ended, err)
+		if ended {
+			if err == nil {
+				t.Error("no error")
+			}
+			wantLedger(t, work)
+			return
 		}
-		exec(t, work, `UPDATE counter SET v = 10`)
-		_, err := tx.ExecContext(ctx, `UPDATE counter SET v = v + 1`)
-		var server *mysql.MySQLError
-		switch ended = errors.As(err, &server) && server.Number == 1020; {
-		case !ended && err != nil:
-			return err
+		if err != nil {
+			t.Error(err)
 		}
-		return insert(ctx, tx, "after")
+		wantLedger(t, work, "after")
 	})
-	t.Logf("the server ended the transaction: %t; Transact: %v", ended, err)
-	if ended {
-		if err == nil {
-			t.Error("no error")
-		}
-		wantLedger(t, work)
-		return
-	}
-	if err != nil {
-		t.Error(err)
-	}
-	wantLedger(t, work, "after")
 }
 
 func TestTransactReportsStatementsThatEndTheTransaction(t *testing.T) {
-	db, config := newTables(t)
-	work := newLedger(t, config)
-	leader := newLock(t, db, "e", "a")
-	takeOver(t, leader)
-	for _, c := range []struct {
-		name string
-		end  func(context.Context, *sql.Tx) error
-		text string
-	}{
-		{"DDL", statement(`CREATE TABLE other (id INT)`), "the transaction ended before the function did"},
-		{"LOCK TABLES", statement(`LOCK TABLES ledger WRITE, election_fences READ`), "the transaction ended before the function did"},
-		{"START TRANSACTION", statement(`START TRANSACTION`), "the transaction ended before the function did"},
-		{"ROLLBACK", statement(`ROLLBACK`), "the transaction ended before the function did"},
-		{"tx.Commit", func(_ context.Context, tx *sql.Tx) error { return tx.Commit() }, "the transaction was committed or rolled back by the function itself"},
-		{"tx.Rollback", func(_ context.Context, tx *sql.Tx) error { return tx.Rollback() }, "the transaction was committed or rolled back by the function itself"},
-	} {
-		err := leader.Transact(t.Context(), work, nil, c.end)
-		if err == nil || !strings.Contains(err.Error(), c.text) {
-			t.Errorf("%s: error %v", c.name, err)
+	inEachPool(t, func(t *testing.T, openWork openPool) {
+		db, config := newTables(t)
+		work := newLedgerIn(t, config, openWork)
+		leader := newLock(t, db, "e", "a")
+		takeOver(t, leader)
+		for _, c := range []struct {
+			name string
+			end  func(context.Context, *sql.Tx) error
+			text string
+		}{
+			{"DDL", statement(`CREATE TABLE other (id INT)`), "the transaction ended before the function did"},
+			{"LOCK TABLES", statement(`LOCK TABLES ledger WRITE, election_fences READ`), "the transaction ended before the function did"},
+			{"START TRANSACTION", statement(`START TRANSACTION`), "the transaction ended before the function did"},
+			{"ROLLBACK", statement(`ROLLBACK`), "the transaction ended before the function did"},
+			{"tx.Commit", func(_ context.Context, tx *sql.Tx) error { return tx.Commit() }, "leave that to Transact"},
+			{"tx.Rollback", func(_ context.Context, tx *sql.Tx) error { return tx.Rollback() }, "the function itself called Commit or Rollback"},
+		} {
+			err := leader.Transact(t.Context(), work, nil, c.end)
+			if err == nil || !strings.Contains(err.Error(), c.text) {
+				t.Errorf("%s: error %v", c.name, err)
+			}
 		}
-	}
-	exec(t, work, `DELETE FROM ledger`) // no table lock was left behind
-	wantSessionsAsFound(t, work)
+		exec(t, work, `DELETE FROM ledger`) // no table lock was left behind
+		wantSessionsAsFound(t, work)
+	})
 }
 
 func TestTransactRefusesWhatItCannotUse(t *testing.T) {
@@ -498,41 +510,43 @@ func TestTransactThatIsCutOffAtAnyPacketHoldsTakeoversOffForALeaseAtMost(t *test
 // A consistent read of a table that was altered since the snapshot fails. That is as good as a
 // deadlock: nothing is committed, and the next try sees the new table.
 func TestTransactThatIsOlderThanItsTableMayBeTriedAgain(t *testing.T) {
-	t.Parallel()
-	for _, alter := range []string{`ALTER TABLE election_fences ENGINE = InnoDB`, `RENAME TABLE election_fences TO moved; CREATE TABLE election_fences LIKE moved; INSERT INTO election_fences SELECT * FROM moved`} {
-		t.Run(alter, func(t *testing.T) {
-			admin, config := newTables(t)
-			work := newLedger(t, config)
-			lock := newLock(t, admin, "e", "a")
-			takeOver(t, lock)
-			try := func(between func()) error {
-				return lock.Transact(t.Context(), work, nil, func(ctx context.Context, tx *sql.Tx) error {
-					if _, err := tx.ExecContext(ctx, `INSERT INTO ledger (entry) SELECT 'x' FROM ledger WHERE 1 = 0`); err != nil {
-						return err
-					}
-					var n int
-					if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM ledger`).Scan(&n); err != nil {
-						return err
-					}
-					between()
-					return inserting("entry")(ctx, tx)
-				})
-			}
-			err := try(func() {
-				for statement := range strings.SplitSeq(alter, "; ") {
-					exec(t, admin, statement)
+	inEachPool(t, func(t *testing.T, openWork openPool) {
+		t.Parallel()
+		for _, alter := range []string{`ALTER TABLE election_fences ENGINE = InnoDB`, `RENAME TABLE election_fences TO moved; CREATE TABLE election_fences LIKE moved; INSERT INTO election_fences SELECT * FROM moved`} {
+			t.Run(alter, func(t *testing.T) {
+				admin, config := newTables(t)
+				work := newLedgerIn(t, config, openWork)
+				lock := newLock(t, admin, "e", "a")
+				takeOver(t, lock)
+				try := func(between func()) error {
+					return lock.Transact(t.Context(), work, nil, func(ctx context.Context, tx *sql.Tx) error {
+						if _, err := tx.ExecContext(ctx, `INSERT INTO ledger (entry) SELECT 'x' FROM ledger WHERE 1 = 0`); err != nil {
+							return err
+						}
+						var n int
+						if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM ledger`).Scan(&n); err != nil {
+							return err
+						}
+						between()
+						return inserting("entry")(ctx, tx)
+					})
 				}
+				err := try(func() {
+					for statement := range strings.SplitSeq(alter, "; ") {
+						exec(t, admin, statement)
+					}
+				})
+				var changed *mysql.MySQLError
+				const remedy = "; the table was altered or replaced since the transaction began, which has committed nothing: try the whole of it again"
+				if !errors.As(err, &changed) || changed.Number != 1412 || errors.Is(err, mysqllock.ErrOutcomeUnknown) || errors.Is(err, mysqllock.ErrNotLeader) || !strings.HasSuffix(err.Error(), remedy) {
+					t.Errorf("Transact returned %v", err)
+				}
+				wantLedger(t, work)
+				mustSucceed(t, "the next try", func() error { return try(func() {}) })
+				wantLedger(t, work, "entry")
 			})
-			var changed *mysql.MySQLError
-			const remedy = "; the table was altered or replaced since the transaction began, which has committed nothing: try the whole of it again"
-			if !errors.As(err, &changed) || changed.Number != 1412 || errors.Is(err, mysqllock.ErrOutcomeUnknown) || errors.Is(err, mysqllock.ErrNotLeader) || !strings.HasSuffix(err.Error(), remedy) {
-				t.Errorf("Transact returned %v", err)
-			}
-			wantLedger(t, work)
-			mustSucceed(t, "the next try", func() error { return try(func() {}) })
-			wantLedger(t, work, "entry")
-		})
-	}
+		}
+	})
 }
 
 // hasServerError reports whether err is the server's error of that number.
@@ -542,107 +556,113 @@ func hasServerError(err error, number uint16) bool {
 }
 
 func TestTransactThatWasTheVictimOfADeadlockMayBeTriedAgain(t *testing.T) {
-	t.Parallel()
-	db, config := newTables(t)
-	work := newLedger(t, config)
-	exec(t, work, `CREATE TABLE pairs (id INT PRIMARY KEY, v INT NOT NULL) ENGINE=InnoDB`)
-	exec(t, work, `INSERT INTO pairs VALUES (1, 0), (2, 0)`)
-	leader := newLock(t, db, "e", "a")
-	takeOver(t, leader)
-	attempts := 0
-	attempt := func() error {
-		return leader.Transact(t.Context(), work, nil, func(ctx context.Context, tx *sql.Tx) error {
-			if err := insert(ctx, tx, "entry"); err != nil {
+	inEachPool(t, func(t *testing.T, openWork openPool) {
+		t.Parallel()
+		db, config := newTables(t)
+		work := newLedgerIn(t, config, openWork)
+		exec(t, work, `CREATE TABLE pairs (id INT PRIMARY KEY, v INT NOT NULL) ENGINE=InnoDB`)
+		exec(t, work, `INSERT INTO pairs VALUES (1, 0), (2, 0)`)
+		leader := newLock(t, db, "e", "a")
+		takeOver(t, leader)
+		attempts := 0
+		attempt := func() error {
+			return leader.Transact(t.Context(), work, nil, func(ctx context.Context, tx *sql.Tx) error {
+				if err := insert(ctx, tx, "entry"); err != nil {
+					return err
+				}
+				if attempts++; attempts == 1 {
+					return deadlock(t, ctx, work, tx)
+				}
+				_, err := tx.ExecContext(ctx, `UPDATE pairs SET v = v + 1 WHERE id = 2`)
 				return err
-			}
-			if attempts++; attempts == 1 {
-				return deadlock(t, ctx, work, tx)
-			}
-			_, err := tx.ExecContext(ctx, `UPDATE pairs SET v = v + 1 WHERE id = 2`)
-			return err
-		})
-	}
-	if err := attempt(); !hasServerError(err, 1213) {
-		t.Fatalf("error %v, want the deadlock's", err)
-	}
-	wantLedger(t, work)
-	if err := attempt(); err != nil {
-		t.Fatal(err)
-	}
-	wantLedger(t, work, "entry")
-	wantSessionsAsFound(t, work)
+			})
+		}
+		if err := attempt(); !hasServerError(err, 1213) {
+			t.Fatalf("error %v, want the deadlock's", err)
+		}
+		wantLedger(t, work)
+		if err := attempt(); err != nil {
+			t.Fatal(err)
+		}
+		wantLedger(t, work, "entry")
+		wantSessionsAsFound(t, work)
+	})
 }
 
 // MariaDB ends a transaction that writes a row which changed since its snapshot, by default from
 // 11.6.2 on and where the session asks for it also before. Others have no such setting, and let it
 // write.
 func TestTransactWithAStaleSnapshotCommitsNothingAndMayBeTriedAgain(t *testing.T) {
-	t.Parallel()
-	db, config := newTables(t)
-	work := newLedger(t, config)
-	exec(t, work, `CREATE TABLE counter (id INT PRIMARY KEY, v INT NOT NULL) ENGINE=InnoDB`)
-	exec(t, work, `INSERT INTO counter VALUES (1, 0)`)
-	ends := table(t, db, `SHOW VARIABLES LIKE 'innodb_snapshot_isolation'`) != ""
-	if ends {
-		work = openDSN(t, config, "innodb_snapshot_isolation=1")
-	}
-	leader := newLock(t, db, "e", "a")
-	takeOver(t, leader)
-	isStale := true
-	attempt := func(swallow bool) error {
-		return leader.Transact(t.Context(), work, &sql.TxOptions{Isolation: sql.LevelRepeatableRead}, func(ctx context.Context, tx *sql.Tx) error {
-			var v int
-			if err := tx.QueryRowContext(ctx, `SELECT v FROM counter`).Scan(&v); err != nil {
-				return err
+	inEachPool(t, func(t *testing.T, openWork openPool) {
+		t.Parallel()
+		db, config := newTables(t)
+		work := newLedgerIn(t, config, openWork)
+		exec(t, work, `CREATE TABLE counter (id INT PRIMARY KEY, v INT NOT NULL) ENGINE=InnoDB`)
+		exec(t, work, `INSERT INTO counter VALUES (1, 0)`)
+		ends := table(t, db, `SHOW VARIABLES LIKE 'innodb_snapshot_isolation'`) != ""
+		if ends {
+			work = openDSN(t, config, "innodb_snapshot_isolation=1")
+		}
+		leader := newLock(t, db, "e", "a")
+		takeOver(t, leader)
+		isStale := true
+		attempt := func(swallow bool) error {
+			return leader.Transact(t.Context(), work, &sql.TxOptions{Isolation: sql.LevelRepeatableRead}, func(ctx context.Context, tx *sql.Tx) error {
+				var v int
+				if err := tx.QueryRowContext(ctx, `SELECT v FROM counter`).Scan(&v); err != nil {
+					return err
+				}
+				if isStale {
+					exec(t, db, `UPDATE counter SET v = v + 10`)
+				}
+				if _, err := tx.ExecContext(ctx, `UPDATE counter SET v = v + 1`); err != nil && !swallow {
+					return err
+				}
+				return insert(ctx, tx, "entry")
+			})
+		}
+		if !ends {
+			if err := attempt(false); err != nil {
+				t.Fatal(err)
 			}
-			if isStale {
-				exec(t, db, `UPDATE counter SET v = v + 10`)
-			}
-			if _, err := tx.ExecContext(ctx, `UPDATE counter SET v = v + 1`); err != nil && !swallow {
-				return err
-			}
-			return insert(ctx, tx, "entry")
-		})
-	}
-	if !ends {
+			wantLedger(t, db, "entry")
+			return
+		}
+		if err := attempt(true); err == nil || !strings.Contains(err.Error(), "ended before the function did") {
+			t.Errorf("swallowed: error %v", err)
+		}
+		if err := attempt(false); !hasServerError(err, 1020) {
+			t.Errorf("returned: error %v, want 1020", err)
+		}
+		wantLedger(t, db)
+		isStale = false
 		if err := attempt(false); err != nil {
-			t.Fatal(err)
+			t.Errorf("tried again: %v", err)
 		}
 		wantLedger(t, db, "entry")
-		return
-	}
-	if err := attempt(true); err == nil || !strings.Contains(err.Error(), "ended before the function did") {
-		t.Errorf("swallowed: error %v", err)
-	}
-	if err := attempt(false); !hasServerError(err, 1020) {
-		t.Errorf("returned: error %v, want 1020", err)
-	}
-	wantLedger(t, db)
-	isStale = false
-	if err := attempt(false); err != nil {
-		t.Errorf("tried again: %v", err)
-	}
-	wantLedger(t, db, "entry")
-	wantSessionsAsFound(t, work)
+		wantSessionsAsFound(t, work)
+	})
 }
 
 // Before the COMMIT is sent, nothing can have been committed.
 func TestTransactThatRunsOutOfTimeBeforeItsCommitDoesNotCallItsOutcomeUnknown(t *testing.T) {
-	t.Parallel()
-	db, config := newTables(t)
-	work := newLedger(t, config)
-	leader := newLock(t, db, "e", "a")
-	takeOver(t, leader)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-	defer cancel()
-	err := leader.Transact(ctx, work, nil, func(ctx context.Context, _ *sql.Tx) error {
-		<-ctx.Done()
-		return nil
+	inEachPool(t, func(t *testing.T, openWork openPool) {
+		t.Parallel()
+		db, config := newTables(t)
+		work := newLedgerIn(t, config, openWork)
+		leader := newLock(t, db, "e", "a")
+		takeOver(t, leader)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		err := leader.Transact(ctx, work, nil, func(ctx context.Context, _ *sql.Tx) error {
+			<-ctx.Done()
+			return nil
+		})
+		if !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, mysqllock.ErrOutcomeUnknown) || strings.Contains(err.Error(), "unknown") {
+			t.Errorf("error %v", err)
+		}
+		wantLedger(t, work)
 	})
-	if !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, mysqllock.ErrOutcomeUnknown) || strings.Contains(err.Error(), "unknown") {
-		t.Errorf("error %v", err)
-	}
-	wantLedger(t, work)
 }
 
 // isolationLevels are those that both servers have.
