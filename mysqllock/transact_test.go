@@ -347,21 +347,64 @@ func TestTransactRefusesWhatItCannotUse(t *testing.T) {
 	}
 }
 
-// A session that had autocommit off before is given back with autocommit off.
-func TestTransactWorksOnSessionsWithoutAutocommit(t *testing.T) {
+// A session that had autocommit off before, or a shorter wait_timeout, keeps that.
+func TestTransactGivesSessionsBackAsTheirPoolMakesThem(t *testing.T) {
 	db, config := newTables(t)
 	newLedger(t, config)
-	work := openDSN(t, config, "autocommit=0")
+	work := openDSN(t, config, "autocommit=0&wait_timeout=7")
 	leader := newLock(t, db, "e", "a")
 	takeOver(t, leader)
-	if err := leader.Transact(t.Context(), work, nil, inserting("entry")); err != nil {
+	err := leader.Transact(t.Context(), work, nil, func(ctx context.Context, tx *sql.Tx) error {
+		var seconds int
+		if err := tx.QueryRowContext(ctx, `SELECT @@session.wait_timeout`).Scan(&seconds); err != nil || seconds != 7 {
+			t.Errorf("wait_timeout %d, error %v, want 7, which is less than the lease", seconds, err)
+		}
+		return insert(ctx, tx, "entry")
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 	wantLedger(t, db, "entry")
 	var autocommit bool
-	if err := work.QueryRowContext(t.Context(), `SELECT @@autocommit`).Scan(&autocommit); err != nil || autocommit {
-		t.Errorf("autocommit %t, error %v", autocommit, err)
+	var seconds int
+	err = work.QueryRowContext(t.Context(), `SELECT @@autocommit, @@session.wait_timeout`).Scan(&autocommit, &seconds)
+	if err != nil || autocommit || seconds != 7 {
+		t.Errorf("autocommit %t, wait_timeout %d, error %v", autocommit, seconds, err)
 	}
+}
+
+func TestTransactHasTheOptionsThatItIsGiven(t *testing.T) {
+	inEachPool(t, func(t *testing.T, openWork openPool) {
+		db, config := newTables(t)
+		work := newLedgerIn(t, config, openWork)
+		leader := newLock(t, db, "e", "a")
+		takeOver(t, leader)
+		err := leader.Transact(t.Context(), work, &sql.TxOptions{ReadOnly: true}, inserting("entry"))
+		if err == nil {
+			t.Error("an insert into a read-only transaction: no error")
+		}
+		wantLedger(t, db)
+		for level, want := range map[sql.IsolationLevel]int{sql.LevelReadCommitted: 1, sql.LevelRepeatableRead: 0} {
+			exec(t, db, `DELETE FROM ledger`)
+			err := leader.Transact(t.Context(), work, &sql.TxOptions{Isolation: level}, func(ctx context.Context, tx *sql.Tx) error {
+				var before, after int
+				if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM ledger`).Scan(&before); err != nil {
+					return err
+				}
+				exec(t, db, `INSERT INTO ledger (entry) VALUES ('meanwhile')`)
+				if err := tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM ledger`).Scan(&after); err != nil {
+					return err
+				}
+				if before != 0 || after != want {
+					t.Errorf("%v: %d rows, then %d, want %d", level, before, after, want)
+				}
+				return nil
+			})
+			if err != nil {
+				t.Errorf("%v: %v", level, err)
+			}
+		}
+	})
 }
 
 func TestTransactCallsACommitWithoutAReplyUnknownAndOneThatWasNotSentNot(t *testing.T) {
