@@ -58,19 +58,22 @@ func (l *Lock) askReady(ctx context.Context) error {
 	}
 	err := errStillAsked
 	if r.running.CompareAndSwap(false, true) {
-		ctx, cancel := context.WithTimeout(ctx, l.readinessTimeout(ctx))
+		bounded, cancel := context.WithTimeout(ctx, l.readinessTimeout(ctx))
 		defer cancel()
 		answer := make(chan error, 1)
 		go func() {
-			err := r.f(ctx)
+			err := r.f(bounded)
 			r.running.Store(false)
 			answer <- err
 		}()
 		select {
 		case err = <-answer:
-		case <-ctx.Done():
-			err = ctx.Err()
+		case <-bounded.Done():
+			err = bounded.Err()
 		}
+	}
+	if err != nil && ctx.Err() != nil {
+		return err // says nothing of this candidate: it was the database that took the time, or the caller ended
 	}
 	if r.unready.Swap(err != nil) != (err != nil) {
 		log := klog.FromContext(ctx).WithValues("lock", l.Describe(), "identity", l.config.Identity)

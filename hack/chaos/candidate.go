@@ -225,7 +225,7 @@ type entryToBe struct {
 	seq   int
 }
 
-// post adds the entry: mostly through Transact, sometimes under a guard that comes first.
+// post adds the entry: mostly through Transact, sometimes by a fenced statement or under a guard that comes first.
 func (e *entryToBe) post(ctx context.Context, lock *mysqllock.Lock, work *sql.DB) error {
 	insert := func(ctx context.Context, tx *sql.Tx) error {
 		if lock != nil {
@@ -255,6 +255,11 @@ func (e *entryToBe) post(ctx context.Context, lock *mysqllock.Lock, work *sql.DB
 		sql.LevelDefault, sql.LevelReadCommitted, sql.LevelRepeatableRead,
 	}[e.seq%3]}
 	guarded := lock != nil && e.Break != breakGuard
+	if guarded && e.seq%5 == 1 {
+		if err := e.postFenced(ctx, lock, work); !errors.Is(err, errNoCondition) {
+			return err
+		}
+	}
 	if guarded && e.seq%5 != 0 {
 		return lock.Transact(ctx, work, options, insert)
 	}
@@ -273,6 +278,36 @@ func (e *entryToBe) post(ctx context.Context, lock *mysqllock.Lock, work *sql.DB
 	}
 	if err := tx.Commit(); err != nil {
 		return fmt.Errorf("%w: %w", mysqllock.ErrOutcomeUnknown, err)
+	}
+	return nil
+}
+
+// errNoCondition: a read lock is not enough on this server.
+var errNoCondition = errors.New("no condition")
+
+// postFenced adds the entry by one statement with a FenceCondition.
+func (e *entryToBe) postFenced(ctx context.Context, lock *mysqllock.Lock, work *sql.DB) error {
+	token, _ := lock.FencingToken()
+	condition, args, err := lock.FenceCondition()
+	switch after, _ := lock.FencingToken(); {
+	case errors.Is(err, mysqllock.ErrNotLeader), token == 0, after != token: // or the condition may be of another term
+		return mysqllock.ErrNotLeader
+	case err != nil:
+		return errNoCondition
+	}
+	e.token = token
+	time.Sleep(time.Duration(rand.IntN(20)) * time.Millisecond) //nolint:gosec // a pace, not a secret
+	result, err := work.ExecContext(ctx, `INSERT INTO ledger (token, who, seq) SELECT ?, ?, ? FROM DUAL WHERE `+condition,
+		append([]any{token, e.Identity, e.seq}, args...)...)
+	var answered *mysql.MySQLError
+	switch {
+	case errors.As(err, &answered):
+		return err
+	case err != nil:
+		return fmt.Errorf("%w: %w", mysqllock.ErrOutcomeUnknown, err)
+	}
+	if n, err := result.RowsAffected(); err != nil || n == 0 {
+		return errors.Join(mysqllock.ErrNotLeader, err)
 	}
 	return nil
 }

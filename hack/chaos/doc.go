@@ -3,8 +3,8 @@
 //
 //	hack/chaos.sh -duration 10m -seed 7
 //
-// Five processes run client-go's elector and, while they lead, post to a fenced ledger through Transact and to an
-// unfenced one without; beside that each gets, creates, updates and releases another election as no elector would.
+// Five processes run client-go's elector and, while they lead, post to a fenced ledger through Transact, by fenced
+// statements and after a Guard, and to an unfenced one without; beside that each gets, creates, updates and releases another election as no elector would.
 // Each reaches the server through a proxy of its own, every other one by pools of Open, the others by pools as users make
 // them. A nemesis kills and pauses processes, bends their clocks, breaks their networks, leaves transactions open in their
 // pools, kills, freezes, fills and locks the server, has it refuse to serve, uses up its connections, promotes a replica
