@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	"k8s.io/klog/v2"
+	"k8s.io/klog/v2/ktesting"
 
 	"github.com/mysqllock/go-leaderelection-mysql/mysqllock"
 )
@@ -320,5 +322,35 @@ func TestReadinessThatHangsIsBoundedAndAskedOnce(t *testing.T) {
 	})
 	if _, err := mysqllock.New(db, "e", resourcelock.ResourceLockConfig{Identity: "a"}, mysqllock.WithReadiness(nil)); err == nil || !strings.Contains(err.Error(), "WithReadiness: the function is nil") {
 		t.Errorf("WithReadiness(nil): %v", err)
+	}
+}
+
+// What becomes of an answer when the caller's own time is over says nothing of this candidate: the
+// database took the time, or the elector ended.
+func TestReadinessIsNotCountedAfterTheCallersTime(t *testing.T) {
+	t.Parallel()
+	db, _ := newTables(t)
+	takeOver(t, newLock(t, db, "e", "a"))
+	asked := make(chan struct{})
+	logger := ktesting.NewLogger(ktesting.NopTL{}, ktesting.NewConfig(ktesting.BufferLogs(true)))
+	b := newLock(t, db, "e", "b", mysqllock.WithReadiness(func(ctx context.Context) error {
+		close(asked)
+		<-ctx.Done()
+		return ctx.Err()
+	}))
+	if _, _, err := b.Get(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(klog.NewContext(t.Context(), logger))
+	defer cancel()
+	go func() {
+		<-asked
+		cancel()
+	}()
+	if err := b.Update(ctx, record("b")); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v, want that of the context", err)
+	}
+	if logs := logger.GetSink().(ktesting.Underlier).GetBuffer().String(); strings.Contains(logs, "not ready") {
+		t.Errorf("logged: %s", logs)
 	}
 }
