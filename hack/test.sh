@@ -1,17 +1,25 @@
 #!/usr/bin/env bash
-# Runs every test of every module, on a real server, with the race detector (but for hack/bench, of whose etcd that would
-# take many minutes to compile).
+# Runs the tests of the library and the examples on a real server, some five minutes on two cores, once hack/demo.sh has
+# compiled client-go.
 #
-#	hack/test.sh                               all
-#	hack/test.sh -run TestElector -count=20    with these flags of go test
+#	hack/test.sh                               these
+#	hack/test.sh -all                          every test of every module with the race detector, and the oldest and the
+#	                                           newest client-go that the library is for; some twenty minutes
+#	hack/test.sh -run TestElector -count=20    with these flags of go test; also after -all
 #
 # MYSQLLOCK_TEST_SERVER names another server program to start, MYSQLLOCK_TEST_DSN an existing server (see the package
 # mysqllock/mysqltest); with the latter nothing is installed.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
+all=''
+if [ "${1:-}" = -all ]; then
+	all=yes
+	shift
+fi
+
 need_go
-need_race
+if [ -n "$all" ]; then need_race; fi
 need_program ps "tests look by it for server processes that were left over" procps
 if [ -n "${MYSQLLOCK_TEST_DSN:-}" ]; then
 	say "MYSQLLOCK_TEST_DSN is set: tests that need any server use that one, and no server is installed"
@@ -29,6 +37,33 @@ for variable in ${!MYSQL_@}; do unset "$variable"; done
 temporary=$(mktemp -d)
 trap 'rm -rf "$temporary"' EXIT
 
+# report runs a verbose go test, tells now and then how far it is, and prints of its output what is not about tests that
+# pass, without the logs of electors.
+report() {
+	local log status=0
+	log=$(mktemp "$temporary/XXXXXX.log")
+	"$@" 2>&1 | tee "$log" | awk '/^--- PASS/ && ++n % 50 == 0 { printf "    %d tests have passed\n", n; fflush() }' || status=$?
+	if [ "$status" = 0 ]; then grep -E '^(ok|\?) ' "$log"; else grep -vE '^ *--- PASS|^=== |^PASS$|^[IWE][0-9]{4} ' "$log"; fi
+	return "$status"
+}
+
+# slowest prints the ten tests that took longest.
+slowest() {
+	sed -nE 's/^--- [A-Z]+: ([^ ]+) \(([0-9.]+)s\)$/\2 s  \1/p' "$temporary"/*.log | sort -rn | head -n 10
+}
+
+if [ -z "$all" ]; then
+	# With the client-go of the examples, which the demo has compiled.
+	step "get the modules of the tests" newest_client_go "$temporary"
+	step "compile and test the library (about four minutes)${1:+ ($*)}" \
+		report go test -modfile="$temporary/go.mod" -shuffle=on -timeout 20m -v "$@" ./...
+	test_examples() { cd examples && report go test -shuffle=on -timeout 20m -v "$@" ./...; }
+	step "compile and test the examples (about a minute)${1:+ ($*)}" test_examples "$@"
+	step "the ten slowest tests" slowest
+	summary
+fi
+
+# The race detector is for all but hack/bench, of whose etcd it would take many minutes to compile.
 race_of() { [ "$1" = ./hack/bench ] || printf -- '-race\n'; }
 
 vet_and_test() {
@@ -39,31 +74,17 @@ vet_and_test() {
 	(cd "$dir" && go vet $race ./... && report go test $race -shuffle=on -timeout 20m -v "$@" ./...)
 }
 
-# report runs a verbose go test, and prints of its output what is not about tests that pass, without the logs of electors.
-report() {
-	local log status=0
-	log=$(mktemp "$temporary/XXXXXX.log")
-	"$@" >"$log" 2>&1 || status=$?
-	if [ "$status" = 0 ]; then grep -E '^(ok|\?) ' "$log"; else grep -vE '^ *--- PASS|^=== |^PASS$|^[IWE][0-9]{4} ' "$log"; fi
-	return "$status"
-}
-
-# slowest prints the ten tests that took longest.
-slowest() {
-	sed -nE 's/^--- [A-Z]+: ([^ ]+) \(([0-9.]+)s\)$/\2 s  \1/p' "$temporary"/*.log | sort -rn | head -n 10
+# -o: one main package alone would be written to where its folder is.
+compile() {
+	local race
+	race=$(race_of "$1")
+	(cd "$1" && go build $race -o /dev/null ./...)
 }
 
 # test_newest runs the tests of the elector against the client-go of the examples.
 test_newest() {
 	newest_client_go "$temporary" || return
 	go test -modfile="$temporary/go.mod" -race -shuffle=on -run '^TestElect' ./mysqllock
-}
-
-# -o: one main package alone would be written to where its folder is.
-compile() {
-	local race
-	race=$(race_of "$1")
-	(cd "$1" && go build $race -o /dev/null ./...)
 }
 
 for dir in $(modules); do
