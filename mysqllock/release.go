@@ -18,7 +18,8 @@ import (
 // before the lease does, counted from the last renewal: there are no renewals meanwhile. If f
 // returns an error, or has not returned by then, or if this Lock had lost sight of its lease when f
 // was due, nothing is released and the lease is left to expire; the elector goes on without waiting
-// for f, and ends the context of OnStartedLeading.
+// for f, and ends the context of OnStartedLeading. Newer versions of client-go (0.37) read the row
+// before they release, and neither release nor call f if the database does not answer.
 //
 // f must stop the work itself. It can't wait for OnStartedLeading's context, which may end before f
 // (the elector was cancelled) or only after it (the lease was lost).
