@@ -3,8 +3,8 @@
 # compiled client-go.
 #
 #	hack/test.sh                               these
-#	hack/test.sh -all                          every test of every module with the race detector, and the oldest and the
-#	                                           newest client-go that the library is for; some twenty minutes
+#	hack/test.sh -all                          every test of every module with the race detector, and the elector's with
+#	                                           the newest client-go as well; some twenty minutes
 #	hack/test.sh -run TestElector -count=20    with these flags of go test; also after -all
 #
 # MYSQLLOCK_TEST_SERVER names another server program to start, MYSQLLOCK_TEST_DSN an existing server (see the package
@@ -53,10 +53,8 @@ slowest() {
 }
 
 if [ -z "$all" ]; then
-	# With the client-go of the examples, which the demo has compiled.
-	step "get the modules of the tests" newest_client_go "$temporary"
 	step "compile and test the library (about four minutes)${1:+ ($*)}" \
-		report go test -modfile="$temporary/go.mod" -shuffle=on -timeout 20m -v "$@" ./...
+		report go test -shuffle=on -timeout 20m -v "$@" ./...
 	test_examples() { cd examples && report go test -shuffle=on -timeout 20m -v "$@" ./...; }
 	step "compile and test the examples (about a minute)${1:+ ($*)}" test_examples "$@"
 	step "the ten slowest tests" slowest
