@@ -100,7 +100,7 @@ func TestTransactInAPoolThatAllShareLeavesNoSettingBehind(t *testing.T) {
 			func(*rand.Rand) (err error) {
 				defer func() {
 					if p, _ := recover().(error); !errors.Is(p, errOwn) {
-						err = fmt.Errorf("panic %v, error %w", p, err)
+						err = errors.Join(p, err, errors.New("no panic of the function's own"))
 					}
 				}()
 				return transact(nil, func(ctx context.Context, tx *sql.Tx) error { panic(errors.Join(insertOne(ctx, tx), errOwn)) })

@@ -296,9 +296,9 @@ func (e *entryToBe) postFenced(ctx context.Context, lock *mysqllock.Lock, work *
 		return errNoCondition
 	}
 	e.token = token
-	time.Sleep(time.Duration(rand.IntN(20)) * time.Millisecond) //nolint:gosec // a pace, not a secret
-	result, err := work.ExecContext(ctx, `INSERT INTO ledger (token, who, seq) SELECT ?, ?, ? FROM DUAL WHERE `+condition,
-		append([]any{token, e.Identity, e.seq}, args...)...)
+	time.Sleep(time.Duration(rand.IntN(20)) * time.Millisecond)                                     //nolint:gosec // a pace, not a secret
+	statement := `INSERT INTO ledger (token, who, seq) SELECT ?, ?, ? FROM DUAL WHERE ` + condition //nolint:gosec // a condition of the lock's
+	result, err := work.ExecContext(ctx, statement, append([]any{token, e.Identity, e.seq}, args...)...)
 	var answered *mysql.MySQLError
 	switch {
 	case errors.As(err, &answered):
