@@ -28,10 +28,10 @@ type candidate struct {
 	log bytes.Buffer
 }
 
-func start(v version, config *mysql.Config) (*candidate, error) {
+func start(ctx context.Context, v version, config *mysql.Config) (*candidate, error) {
 	c := &candidate{
 		name: v.name, led: make(chan struct{}), lost: make(chan struct{}), ended: make(chan struct{}),
-		command: exec.Command(v.program, "-id", v.name, "-lease-lock-name", election,
+		command: exec.CommandContext(ctx, v.program, "-id", v.name, "-lease-lock-name", election,
 			"-lease-duration", lease.String(), "-renew-deadline", deadline.String(), "-retry-period", retry.String()),
 	}
 	c.command.Env = environment(config)

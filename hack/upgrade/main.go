@@ -78,7 +78,7 @@ func roll(ctx context.Context, server *mysqltest.Server, first, second version) 
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 
-	leader, err := start(first, config)
+	leader, err := start(ctx, first, config)
 	if err != nil {
 		return err
 	}
@@ -91,7 +91,7 @@ func roll(ctx context.Context, server *mysqltest.Server, first, second version) 
 
 	var token int64
 	for _, s := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL, syscall.SIGKILL, syscall.SIGTERM} {
-		standby, err := start(map[string]version{first.name: second, second.name: first}[leader.name], config)
+		standby, err := start(ctx, map[string]version{first.name: second, second.name: first}[leader.name], config)
 		if err != nil {
 			return err
 		}
