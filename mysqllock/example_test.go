@@ -145,6 +145,22 @@ func ExampleListElections() {
 	// reports is led by b
 }
 
+func ExampleRequestStepDown() {
+	ctx := context.Background()
+	db, drop := exampleDatabase(ctx)
+	defer drop()
+	fmt.Println("no such election:", apierrors.IsNotFound(mysqllock.RequestStepDown(ctx, db, "my-task")))
+
+	must(tryTakeOver(ctx, lockOf(db, "my-task", "a")))
+	must(mysqllock.RequestStepDown(ctx, db, "my-task"))
+	election, err := mysqllock.GetElection(ctx, db, "my-task")
+	must(err)
+	fmt.Println(election.Holder, "was asked:", election.StepDownRequested)
+	// Output:
+	// no such election: true
+	// a was asked: true
+}
+
 func ExamplePreflight() {
 	ctx := context.Background()
 	db, drop := exampleDatabase(ctx)
@@ -294,6 +310,39 @@ func ExampleWithServerClock() {
 	must(err)
 	fmt.Println(lock.Describe())
 	// Output: election_records/my-task
+}
+
+// The API server of an operator is away for its leader alone. The leader says so in its row and renews all the same, until
+// another candidate, which can work, asks it to step down.
+func ExampleWithReadiness() {
+	ctx := context.Background()
+	db, drop := exampleDatabase(ctx)
+	defer drop()
+	var away error // an operator asks its API server's /readyz
+	lock := lockOf(db, "my-operator", "a", mysqllock.WithReadiness(func(context.Context) error { return away }))
+	must(tryTakeOver(ctx, lock)) // an elector does this
+
+	away = errors.New("connection refused")
+	must(lock.Update(ctx, record("a"))) // and this, every RetryPeriod
+	election, err := mysqllock.GetElection(ctx, db, "my-operator")
+	must(err)
+	fmt.Println("leader:", election.Holder, "ready:", election.Ready)
+	// Output: leader: a ready: false
+}
+
+func ExampleWithStepDown() {
+	db, drop := exampleDatabase(context.Background())
+	defer drop()
+	ctx, stepDown := context.WithCancel(context.Background()) // ctx is for the elector's Run
+	defer stepDown()
+	lock := lockOf(db, "my-task", "a", mysqllock.WithStepDown(stepDown))
+	must(tryTakeOver(context.Background(), lock)) // the elector does this
+
+	must(mysqllock.RequestStepDown(context.Background(), db, "my-task"))
+	must(lock.Update(context.Background(), record("a"))) // and this, every RetryPeriod
+	<-ctx.Done()
+	fmt.Println("the elector ends the work and releases the lease")
+	// Output: the elector ends the work and releases the lease
 }
 
 func ExampleWithBeforeRelease() {
