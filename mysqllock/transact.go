@@ -44,9 +44,9 @@ const (
 //   - fn's error is returned as it is, after a rollback. A panic is passed on, after a rollback.
 //   - [ErrNotLeader]: leadership has passed; nothing was committed.
 //   - A *mysql.MySQLError with number 1213 (deadlock), 1020 (changed since the snapshot), 1412 (a
-//     table was altered or replaced since the snapshot), 3101 (Group Replication's
-//     certification) or 9007 (TiDB's write conflict), from fn, the guard or the commit: nothing was committed, and the whole call
-//     may be tried again.
+//     table was altered or replaced since the snapshot), 3101 (Group Replication's certification)
+//     or 9007 (TiDB's write conflict), from fn, the guard or the commit: nothing was committed, and
+//     the whole call may be tried again.
 //   - A transaction that ended inside fn, as the server rolled it back and fn went on all the same,
 //     is an error; what fn did since is rolled back.
 //   - [ErrOutcomeUnknown]: the COMMIT was sent, but no answer came.
