@@ -181,6 +181,8 @@ func distributedRemedy(err error) string {
 		return "a guarded transaction keeps to the shard that has the election's rows, as shards commit one after the other: touch rows of that shard only, or compare FencingToken with a column"
 	case strings.Contains(text, "schema tracking"):
 		return "let vtgate track the schema (--schema-change-signal, which is its default), or give the VSchema the tables' columns with \"column_list_authoritative\": true"
+	case e.Number == errUnknown && strings.Contains(text, "vttablet") && strings.Contains(text, "syntax error"):
+		return "vtgate does not know the tables' columns: right after they were made that passes within seconds; else let it track the schema (--schema-change-signal, which is its default)"
 	case e.Number == errUnknown && vitessNumber.MatchString(e.Message):
 		return "Vitess's list of query serving errors explains the number that begins with VT"
 	}

@@ -46,6 +46,7 @@ package mysqllocktest
 import (
 	"crypto/rand"
 	"database/sql"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -86,6 +87,9 @@ func Run(t *testing.T, open func(t *testing.T) *sql.DB) {
 		}
 	}
 	s.askEngine(t, db)
+	if s.engine == "Vitess" {
+		s.awaitTables(t, db)
+	}
 	for _, requirement := range []struct {
 		name string
 		test func(*testing.T)
@@ -129,6 +133,22 @@ func (s *suite) askEngine(t *testing.T, db *sql.DB) {
 		if f.Subject == "engine" {
 			s.engine, _, _ = strings.Cut(f.Problem, ":")
 		}
+	}
+}
+
+// awaitTables waits until vtgate has heard of tables that may have just been made. Until then it sends to every shard what
+// it can't plan.
+func (s *suite) awaitTables(t *testing.T, db *sql.DB) {
+	t.Helper()
+	for i, began := 0, time.Now(); ; i++ {
+		err := s.lock(t, db, fmt.Sprintf("tables %d", i), "a").Create(t.Context(), record("a"))
+		if err == nil {
+			return
+		}
+		if time.Since(began) > time.Minute {
+			t.Fatalf("vtgate doesn't know the tables: Create: %v", err)
+		}
+		time.Sleep(100 * time.Millisecond)
 	}
 }
 
