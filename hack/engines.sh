@@ -3,7 +3,7 @@
 # mysqllocktest in three pools, the tests of hack/engines and a chaos. See hack/RESULTS-engines.md for what was found.
 #
 #	hack/engines.sh                          all
-#	hack/engines.sh vitess tidb              some of: vitess, tidb, router, haproxy
+#	hack/engines.sh vitess tidb              some of: mysql (to compare with), tidb, haproxy, router, vitess
 #	CHAOS=10m hack/engines.sh tidb           with a chaos of ten minutes (default: 4m; 0: none)
 #
 # Linux on amd64, and for all but TiDB Debian. Vitess and TiDB are compiled from source, once: some ten minutes each on
@@ -233,6 +233,7 @@ failed() {
 
 one() {
 	case $1 in
+	mysql) behind && run mysql MySQL test 'app:app@tcp(127.0.0.1:17001)' '' - ;;
 	tidb) start_tidb && run tidb TiDB test1 'root@tcp(127.0.0.1:17100)' '' chaos ;;
 	haproxy) start_haproxy && run haproxy MySQL test 'app:app@tcp(127.0.0.1:17200)' '' chaos ;;
 	router) start_router && run router MySQL test 'app:app@tcp(127.0.0.1:17302)' '' chaos &&
@@ -244,7 +245,7 @@ one() {
 }
 
 step "compile (client-go is large: some minutes the first time)" compile
-if [ $# = 0 ]; then set -- tidb haproxy router vitess; fi
+if [ $# = 0 ]; then set -- mysql tidb haproxy router vitess; fi
 for name in "$@"; do
 	step "$name" one "$name"
 	end

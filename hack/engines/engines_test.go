@@ -214,6 +214,59 @@ func TestTransactThatWouldSpanShardsIsRefusedAndTheSessionIsAsItWas(t *testing.T
 	}
 }
 
+// With these settings TiDB takes LOCK IN SHARE MODE and SERIALIZABLE, and ignores both. Its own error advises the first.
+func TestGuardHoldsWhateverTiDBsSettingsAre(t *testing.T) {
+	if !isEngine("TiDB") {
+		t.Skip("TiDB's settings")
+	}
+	db := open(t, config(t))
+	tables(t, db)
+	for _, mode := range []string{"pessimistic", "optimistic"} {
+		for _, level := range []sql.IsolationLevel{sql.LevelDefault, sql.LevelReadCommitted, sql.LevelSerializable} {
+			t.Run(mode+" "+level.String(), func(t *testing.T) {
+				c := config(t)
+				c.Params = map[string]string{"tidb_enable_noop_functions": "1", "tidb_skip_isolation_level_check": "1", "tidb_txn_mode": "'" + mode + "'"}
+				work := open(t, c)
+				exec(t, work, `SELECT 1 FROM election_fences WHERE 1 = 0 LOCK IN SHARE MODE`) // the trap is set
+				election := newName("noop")
+				stale, next := newLock(t, work, election, "a"), newLock(t, work, election, "b")
+				must(t, "Create", stale.Create(t.Context(), record("a")))
+				opts := &sql.TxOptions{Isolation: level}
+
+				tx, err := work.BeginTx(t.Context(), opts)
+				must(t, "BEGIN", err)
+				must(t, "Guard", stale.Guard(t.Context(), tx))
+				_, err = tx.ExecContext(t.Context(), `INSERT INTO work (owner, n) VALUES (?, 1)`, election)
+				must(t, "INSERT", err)
+				taken, committed := takeOver(t.Context(), next), tx.Commit()
+				t.Logf("a takeover in between: %v; the commit: %v", taken, committed)
+				if taken == nil && committed == nil {
+					t.Fatal("a takeover succeeded during a guard, and the guarded transaction was committed")
+				}
+				if committed == nil {
+					must(t, "a takeover afterwards", takeOver(t.Context(), next))
+				}
+				late := newName("owner")
+				insert := func(ctx context.Context, tx *sql.Tx) error {
+					_, err := tx.ExecContext(ctx, `INSERT INTO work (owner, n) VALUES (?, 1)`, late)
+					return err
+				}
+				third := newLock(t, work, election, "c")
+				err = next.Transact(t.Context(), work, opts, func(ctx context.Context, tx *sql.Tx) error {
+					must(t, "INSERT", insert(ctx, tx))
+					return takeOver(ctx, third)
+				})
+				t.Logf("Transact of who was deposed: %v", err)
+				var n int
+				must(t, "reading", db.QueryRowContext(t.Context(), `SELECT COUNT(*) FROM work WHERE owner = ?`, late).Scan(&n))
+				if err == nil || n != 0 {
+					t.Errorf("Transact of who was deposed: error %v, %d rows", err, n)
+				}
+			})
+		}
+	}
+}
+
 // How long a client that is cut off right after its guard keeps others from leading.
 func TestGuardOfAClientThatIsCutOffHoldsTakeoversOffForABoundedTime(t *testing.T) {
 	const limit = 45 * time.Second // a lease, a tablet's transaction timeout, or what a proxy keeps open
