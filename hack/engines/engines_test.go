@@ -256,7 +256,7 @@ func TestGuardHoldsWhateverTiDBsSettingsAre(t *testing.T) {
 					must(t, "INSERT", insert(ctx, tx))
 					return takeOver(ctx, third)
 				})
-				t.Logf("Transact of who was deposed: %v", err)
+				t.Logf("deposed: %v", err)
 				var n int
 				must(t, "reading", db.QueryRowContext(t.Context(), `SELECT COUNT(*) FROM work WHERE owner = ?`, late).Scan(&n))
 				if err == nil || n != 0 {
