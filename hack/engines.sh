@@ -101,6 +101,7 @@ mysqld() {
 	local name=$1 port=$2 d=$temporary/$1 as=()
 	shift 2
 	[ "$(id -u)" != 0 ] || as=(--user=root)
+	rm -rf "$d" # of an engine before
 	mkdir -p "$d/tmp"
 	printf '%s\n' "${FIRST:-}" >"$d/first.sql"
 	local o=("$mysql" --no-defaults "${as[@]}" --datadir="$d/data" --tmpdir="$d/tmp" --secure-file-priv=NULL --mysqlx=OFF)

@@ -22,6 +22,9 @@ import (
 // there. Tests that stop servers start their own.
 var server *mysqltest.Server
 
+// isMariaDB105 is for what MariaDB before 10.6 does in another way.
+func isMariaDB105() bool { return server.MariaDB() && strings.HasPrefix(server.Version(), "10.5.") }
+
 func TestMain(m *testing.M) {
 	var err error
 	if server, err = mysqltest.Shared(context.Background()); err != nil {

@@ -242,6 +242,9 @@ func TestTransactCommitsNothingWhenTheServerEndedItAndTheFunctionGoesOn(t *testi
 		wantLedger(t, work)
 		wantSessionsAsFound(t, work)
 
+		if isMariaDB105() {
+			return // after a deadlock it begins the next transaction by itself
+		}
 		// Without Transact the same function's last statement is committed, even though it is rolled
 		// back: this is what is being prevented.
 		tx, err := work.BeginTx(t.Context(), nil)

@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034,SC2154 # the variables of hack/engines.sh
 # A small Vitess for hack/engines.sh, which sources this: etcd, three mysqld with a vttablet each, and a vtgate on 17400.
 # Keyspaces: shd with two shards, uns with one.
 
