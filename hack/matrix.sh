@@ -2,7 +2,7 @@
 # Runs the conformance suite and the tests of safety on every kind of server, the latter also with a Batch, and prints a
 # table of what passed, in seconds.
 #
-#	hack/matrix.sh                          MariaDB 10.11, MariaDB 11.8 and MySQL 9.x (some minutes)
+#	hack/matrix.sh                          MariaDB 10.5, 10.11 and 11.8, and MySQL 9.x (some minutes)
 #	hack/matrix.sh mysql-8.4 mariadb-11.8   these: hack/servers/get.sh has the names, and gets what is not installed
 #
 # With MYSQLLOCK_TEST_DSN the only server is that one, and nothing is installed; see the package mysqllock/mysqltest.
@@ -71,7 +71,7 @@ step "compile the tests" compile
 if [ -n "${MYSQLLOCK_TEST_DSN:-}" ]; then
 	step "the server of MYSQLLOCK_TEST_DSN" row given
 else
-	if [ $# = 0 ]; then set -- mariadb-10.11 mariadb-11.8 mysql-9; fi
+	if [ $# = 0 ]; then set -- mariadb-10.5 mariadb-10.11 mariadb-11.8 mysql-9; fi
 	for name in "$@"; do step "$name" on "$name"; done
 fi
 printf '\n| %-14s | %-19s | %-19s | %-19s |\n| --- | --- | --- | --- |\n' server conformance safety 'safety with a Batch'

@@ -79,6 +79,8 @@
 //
 // The server must be MySQL 8.0 or newer, or MariaDB 10.3 or newer, with InnoDB: one server that
 // takes the writes, the primary; or Galera or Group Replication, whose nodes certify each other's.
+// Vitess (guarded work on the election's shard alone) and TiDB are tested as well; OPERATIONS.md says
+// what is other there.
 // The lock is as durable as that server's commits. A replica that is promoted without the last
 // transactions gives the lease back to an earlier holder, and fencing tokens back to their earlier
 // values, until the next takeover. [Preflight] says what is wrong with a server's settings, and

@@ -59,7 +59,8 @@ const (
 // On Vitess a guarded transaction writes to the shard that has the election's rows alone: what
 // would write to another one fails, and so does the whole call. (Transact sets the session's
 // transaction_mode to 'single' for that time.) Without the driver's interpolateParams vtgate may
-// ask another shard about a SELECT that is prepared, and then refuses the transaction, too.
+// ask another shard about a SELECT that is prepared, and then refuses the transaction, too. What a
+// START TRANSACTION of fn commits there is not reported, as a savepoint outlives it.
 func (l *Lock) Transact(ctx context.Context, db *sql.DB, opts *sql.TxOptions, fn func(context.Context, *sql.Tx) error) (err error) {
 	const op = "transact"
 	switch {

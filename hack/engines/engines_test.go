@@ -73,7 +73,9 @@ func record(identity string) resourcelock.LeaderElectionRecord {
 }
 
 // newName is an election that nobody has had.
-func newName(prefix string) string { return "engines/" + prefix + "/" + strings.ToLower(rand.Text()[:10]) }
+func newName(prefix string) string {
+	return "engines/" + prefix + "/" + strings.ToLower(rand.Text()[:10])
+}
 
 func newLock(t *testing.T, db *sql.DB, election, identity string, opts ...mysqllock.Option) *mysqllock.Lock {
 	t.Helper()
@@ -89,7 +91,9 @@ func takeOver(ctx context.Context, lock *mysqllock.Lock) error {
 	return lock.Update(ctx, record(lock.Identity()))
 }
 
-func isEngine(names ...string) bool { return slices.Contains(names, os.Getenv("MYSQLLOCK_TEST_ENGINE")) }
+func isEngine(names ...string) bool {
+	return slices.Contains(names, os.Getenv("MYSQLLOCK_TEST_ENGINE"))
+}
 
 func TestPreflightKnowsTheEngineAndFindsNothingWrong(t *testing.T) {
 	db := open(t, config(t))
