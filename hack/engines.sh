@@ -119,7 +119,7 @@ behind() {
 
 start_tidb() {
 	get_tidb || return
-	printf '[log]\nlevel = "warn"\n[security]\nauto-tls = false\n' >"$temporary/tidb.toml"
+	printf '[log]\nlevel = "warn"\nslow-query-file = "%s/tidb-slow.log"\n[security]\nauto-tls = false\n' "$temporary" >"$temporary/tidb.toml"
 	mkdir -p "$temporary/tidb-tmp"
 	start tidb "$cache/tidb/tidb-server" -config "$temporary/tidb.toml" -store unistore -path "$temporary/tidb" -host 127.0.0.1 -P 17100 \
 		-socket '' -status-host 127.0.0.1 -status 17101 -temp-dir "$temporary/tidb-tmp"
