@@ -49,7 +49,7 @@ report() {
 
 # slowest prints the ten tests that took longest.
 slowest() {
-	sed -nE 's/^--- [A-Z]+: ([^ ]+) \(([0-9.]+)s\)$/\2 s  \1/p' "$temporary"/*.log | sort -rn | head -n 10
+	sed -nE 's/^--- [A-Z]+: ([^ ]+) \(([0-9.]+)s\)$/\2 s  \1/p' "$temporary"/*.log | sort -rn | sed -n 1,10p
 }
 
 if [ -z "$all" ]; then
