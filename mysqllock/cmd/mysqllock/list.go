@@ -25,6 +25,9 @@ Lists all elections of the database, sorted by name. It needs SELECT on the two 
 reading, and marks with * for ten seconds what is new or has changed in more than its times; elsewhere a table, or with
 -o json an array in one line, is written at each such change.
 
+A table fits the terminal: if that is too narrow, it has no TOKEN, and "…" is in the middle of long names. With
+-o wide, and in a pipe, everything is there.
+
 Names are shown as Go writes them in quotes: what a terminal would not show, or obey, is an escape sequence. Colours are
 for terminals only, and not if NO_COLOR is set. Durations in JSON are seconds.
 
@@ -67,7 +70,11 @@ func list(ctx context.Context, stdout, stderr *os.File, args []string) error {
 		}
 		return write(stdout, text)
 	}
-	lines := align(rows(elections, *form == "wide", nil), isColoured(stdout))
+	table := rows(elections, *form == "wide", nil)
+	if columns, _ := sizeOf(stdout); *form == "" {
+		table = fit(table, 0, columns)
+	}
+	lines := align(table, isColoured(stdout))
 	return write(stdout, strings.Join(lines, "\n")+"\n")
 }
 

@@ -33,6 +33,44 @@ func TestColumnsAreAlignedWhateverTheirWidth(t *testing.T) {
 	}
 }
 
+func TestTableFitsTheTerminal(t *testing.T) {
+	t.Parallel()
+	table := func() [][]cell {
+		return [][]cell{
+			{{" ", plain}, {"ELECTION", plain}, {"LEADER", plain}, {"STATE", plain}, {"TOKEN", plain}},
+			{{"*", plain}, {"prod-eu/team-a/some-controller", plain}, {"worker-7d4b9_0242ac110002_1_4QKBXOLM", plain}, {"led", plain}, {"1795698309908929", plain}},
+			{{" ", plain}, {"選挙選挙選挙選挙選挙選挙", plain}, {"-", plain}, {"released", plain}, {"1", plain}},
+		}
+	}
+	for columns, want := range map[int][]string{
+		0:   align(table(), false),
+		101: align(table(), false),
+		83: {
+			"   ELECTION                        LEADER                                STATE",
+			"*  prod-eu/team-a/some-controller  worker-7d4b9_0242ac110002_1_4QKBXOLM  led",
+			"   選挙選挙選挙選挙選挙選挙        -                                     released",
+		},
+		70: {
+			"   ELECTION                        LEADER                     STATE",
+			"*  prod-eu/team-a/some-controller  worker-7d4b9…2_1_4QKBXOLM  led",
+		},
+		54: {
+			"   ELECTION                 LEADER            STATE",
+			"*  prod-eu/tea…-controller  worker-7…QKBXOLM  led",
+		},
+	} {
+		got := align(fit(table(), 1, columns), false)
+		for i, line := range got {
+			if width(line) > columns && columns != 0 {
+				t.Errorf("of %d columns %d are used: %s", columns, width(line), line)
+			}
+			if i < len(want) && line != want[i] {
+				t.Errorf("%d columns, line %d:\n%s\nnot\n%s", columns, i, line, want[i])
+			}
+		}
+	}
+}
+
 func TestNamesShowNothingThatATerminalObeysOrHides(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string]string{

@@ -70,6 +70,53 @@ func TestColoursAreForTerminalsOnly(t *testing.T) {
 	}
 }
 
+// resize tells a terminal how large it is.
+func resize(t *testing.T, terminal *os.File, columns, rows uint16) {
+	t.Helper()
+	size := struct{ rows, columns, x, y uint16 }{rows: rows, columns: columns}
+	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, terminal.Fd(), syscall.TIOCSWINSZ, uintptr(unsafe.Pointer(&size))); errno != 0 {
+		t.Fatal(errno)
+	}
+}
+
+func TestListFitsATerminalOfEightyColumns(t *testing.T) {
+	t.Parallel()
+	db := newTables(t)
+	for i := range 30 {
+		db.lead(t, fmt.Sprintf("prod-eu/team-a/a-controller-with-a-long-name-%02d", i), "worker-7d4b9_0242ac110002_1_4QKBXOLM", 3600)
+	}
+	terminal, screen := newTerminal(t)
+	resize(t, terminal, 80, 24)
+	if code := start(t, db.env, terminal, "list").ends(t); code != 0 {
+		t.Fatalf("exit code %d", code)
+	}
+	eventually(t, "the terminal has all", func() bool { return strings.Count(screen.String(), "\n") == 31 })
+	for line := range strings.Lines(colour.ReplaceAllString(screen.String(), "")) {
+		if n := width(strings.TrimRight(line, "\r\n")); n > 80 || n < 60 {
+			t.Errorf("%d columns: %q", n, line)
+		}
+	}
+	watch := start(t, db.env, terminal, "list", "-watch")
+	var last []string
+	eventually(t, "the screen has its last row", func() bool {
+		all := frames(screen.String())
+		if len(all) > 0 {
+			last = all[len(all)-1]
+		}
+		return len(last) > 0 && strings.Contains(last[len(last)-1], "more, for which this terminal has no rows")
+	})
+	if len(last) != 24 {
+		t.Errorf("%d rows of 24", len(last))
+	}
+	for _, line := range last {
+		if width(line) > 80 {
+			t.Errorf("%d columns: %q", width(line), line)
+		}
+	}
+	watch.signal(t, syscall.SIGTERM)
+	watch.ends(t)
+}
+
 // frames are the screens that were drawn, without colours, by their lines.
 func frames(screen string) (all [][]string) {
 	for frame := range strings.SplitSeq(colour.ReplaceAllString(screen, ""), "\x1b[J") {

@@ -96,7 +96,11 @@ func (w *watcher) table(elections []mysqllock.Election, markFor time.Duration) [
 	for name, when := range w.changed {
 		marked[name] = w.read.Sub(when) < markFor
 	}
-	return align(rows(elections, w.form == "wide", marked), isColoured(w.stdout))
+	table := rows(elections, w.form == "wide", marked)
+	if columns, _ := sizeOf(w.stdout); w.form == "" {
+		table = fit(table, 1, columns)
+	}
+	return align(table, isColoured(w.stdout))
 }
 
 // append writes a reading that has changed to what is no terminal.
@@ -133,8 +137,9 @@ const (
 	closeScreen = "\x1b[?7h\x1b[?25h\x1b[?1049l"
 )
 
-// draw puts a reading where the last one was. Each line goes to its own row of the terminal, which takes the last one for
-// all that are beyond it: nothing scrolls.
+// draw puts a reading where the last one was. Each line goes to its own row of the terminal; the last row says how many
+// have none. Where the number of rows isn't known, the terminal takes the last one for all that are beyond it: nothing
+// scrolls.
 func (w *watcher) draw(elections []mysqllock.Election, err error) error {
 	if err == nil {
 		w.note(elections)
@@ -143,6 +148,10 @@ func (w *watcher) draw(elections []mysqllock.Election, err error) error {
 	lines := append([]string{fmt.Sprintf("%s  %d elections; ctrl-C ends it", clock(w.read), len(w.shown)), ""}, w.drawn...)
 	if err != nil {
 		lines[1] = cell{fmt.Sprintf("not read for %s: %v", short(time.Since(w.read)), err), red}.paint(isColoured(w.stdout))
+	}
+	if _, height := sizeOf(w.stdout); height > 3 && len(lines) > height {
+		more := fmt.Sprintf("and %d more, for which this terminal has no rows", len(lines)-height+1)
+		lines = append(lines[:height-1], cell{more, dim}.paint(isColoured(w.stdout)))
 	}
 	var text strings.Builder
 	for i, line := range lines {
