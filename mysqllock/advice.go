@@ -89,6 +89,9 @@ func advice(op string, err error, db *sql.DB) string {
 
 // remedy is what a person can do about err.
 func remedy(op string, err error, db *sql.DB) string {
+	if errors.Is(err, ErrNotLeader) {
+		return "" // says enough
+	}
 	if isReadOnly(err) {
 		return "this server is read-only, probably a replica or a demoted primary: connect to the primary"
 	}

@@ -3,6 +3,7 @@ package mysqllock
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/go-sql-driver/mysql"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
 
@@ -135,11 +137,38 @@ func (l *Lock) guard(ctx context.Context, tx *sql.Tx, token int64) error {
 	case err != nil:
 		return err
 	case found.Int64 != token || uid.String != l.uid:
-		return fmt.Errorf("%w: another term has begun, with fencing token %d after %d", ErrNotLeader, found.Int64, token)
+		return anotherTerm(found.Int64, token)
 	case byWrite:
 		return fmt.Errorf("%w: the row in election_fences is not as it was when the transaction began", ErrNotLeader)
 	}
 	return nil
+}
+
+func anotherTerm(found, token int64) error {
+	return fmt.Errorf("%w: another term has begun, with fencing token %d after %d", ErrNotLeader, found, token)
+}
+
+// isLost reports whether err says that the session of a statement is no more, with all that it has
+// not committed.
+func isLost(err error) bool {
+	return errors.Is(err, driver.ErrBadConn) || errors.Is(err, mysql.ErrInvalidConn) || number(err) == errIdleDisconnect
+}
+
+// hasPassed asks, if err says that a session was lost, whether another term has begun than the one
+// with that token. It returns nil if not, and if it gets no answer.
+func (l *Lock) hasPassed(ctx context.Context, db *sql.DB, token int64, err error) error {
+	if !isLost(err) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, l.operationTimeout()) // the pool may have no other session
+	defer cancel()
+	var found sql.NullInt64
+	var uid sql.NullString
+	err = db.QueryRowContext(ctx, inline(l.tables.Load().ascii.texts.fence, literal(l.election))).Scan(&found, &uid)
+	if err != nil || found.Int64 == token && uid.String == l.uid {
+		return nil
+	}
+	return anotherTerm(found.Int64, token)
 }
 
 // insertFence makes the election's fence row, if it isn't there.

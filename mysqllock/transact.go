@@ -42,7 +42,8 @@ const (
 //
 // Errors:
 //   - fn's error is returned as it is, after a rollback. A panic is passed on, after a rollback.
-//   - [ErrNotLeader]: leadership has passed; nothing was committed.
+//   - [ErrNotLeader]: leadership has passed; nothing was committed. An error of fn comes with it if
+//     the session was lost, which is what a leader that was paused meets first.
 //   - A *mysql.MySQLError with number 1213 (deadlock), 1020 (changed since the snapshot), 1412 (a
 //     table was altered or replaced since the snapshot), 3101 (Group Replication's certification)
 //     or 9007 (TiDB's write conflict), from fn, the guard or the commit: nothing was committed, and
@@ -80,9 +81,12 @@ func (l *Lock) Transact(ctx context.Context, db *sql.DB, opts *sql.TxOptions, fn
 	committed := false
 	defer func() { s.restore(committed) }()
 	if err := fn(ctx, s.tx); err != nil {
+		if passed := l.hasPassed(ctx, db, token, err); passed != nil {
+			return wrap(op, l.election, fmt.Errorf("%w: %w", passed, err), db)
+		}
 		return err
 	}
-	if err := s.commit(ctx, token); err != nil {
+	if err := s.commit(ctx, db, token); err != nil {
 		return wrap(op, l.election, err, db)
 	}
 	committed = true
@@ -172,7 +176,7 @@ func (s *guardedSession) keepToOneShard(ctx context.Context) error {
 
 // commit commits if the term is still the one with that token. Between guard and commit nobody can
 // begin another: the guard's lock lasts until the transaction has ended.
-func (s *guardedSession) commit(ctx context.Context, token int64) error {
+func (s *guardedSession) commit(ctx context.Context, db *sql.DB, token int64) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	_, err := s.tx.ExecContext(ctx, releaseSavepointSQL)
@@ -182,6 +186,11 @@ func (s *guardedSession) commit(ctx context.Context, token int64) error {
 			"or a statement such as DDL or LOCK TABLES committed it, unguarded; what followed was rolled back: %w", err)
 	case errors.Is(err, sql.ErrTxDone):
 		return fmt.Errorf("the function itself called Commit or Rollback; leave that to Transact (what a pool that is not of Open committed is unguarded): %w", err)
+	case isLost(err):
+		if passed := s.lock.hasPassed(ctx, db, token, err); passed != nil {
+			return passed
+		}
+		return fmt.Errorf("the session ended before the function did, and nothing was committed: the function paused for longer than a lease, or the server or the network failed: %s", publicText(err))
 	case err != nil:
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -183,6 +184,48 @@ func TestTransactIsNoPartOfATransactionThatSomebodyLeftOpen(t *testing.T) {
 		}
 		wantLedger(t, db, "left")
 		wantSessionsAsFound(t, pool)
+	})
+}
+
+// A leader that was paused in its function beyond its lease has lost its session, and is told what
+// matters: whether it has lost its leadership, too.
+func TestTransactOfALeaderThatWasPausedSaysWhetherItLeads(t *testing.T) {
+	t.Parallel()
+	inEachPool(t, func(t *testing.T, openWork openPool) {
+		db, config := newTables(t)
+		work := newLedgerIn(t, config, openWork)
+		for _, c := range []struct{ deposed, sends bool }{{true, true}, {true, false}, {false, false}} {
+			deposed := c.deposed
+			election := fmt.Sprint("case ", c)
+			leader, next := newLock(t, db, election, "a"), newLock(t, db, election, "b")
+			short := record("a")
+			short.LeaseDurationSeconds = 1
+			if err := leader.Create(t.Context(), short); err != nil {
+				t.Fatal(err)
+			}
+			err := leader.Transact(t.Context(), work, nil, func(ctx context.Context, tx *sql.Tx) error {
+				if err := insert(ctx, tx, election); err != nil {
+					return err
+				}
+				if deposed {
+					takeOver(t, next)
+				}
+				time.Sleep(2500 * time.Millisecond)
+				if c.sends {
+					return insert(ctx, tx, election) // fails, and so does the call, with both errors
+				}
+				return nil
+			})
+			t.Log(err)
+			text := "the function paused for longer than a lease"
+			if deposed {
+				text = "another term has begun, with fencing token"
+			}
+			if err == nil || errors.Is(err, mysqllock.ErrNotLeader) != deposed || !strings.Contains(err.Error(), text) {
+				t.Errorf("deposed: %t, error %v", deposed, err)
+			}
+		}
+		wantLedger(t, db)
 	})
 }
 
