@@ -221,7 +221,7 @@ run() {
 	log=$temporary/$name-tests.txt
 	(cd hack/engines && MYSQLLOCK_TEST_ENGINE=$engine MYSQLLOCK_TEST_SHARDS=$([ "$name" = vitess-unsharded ] && echo 1 || echo 2) \
 		MYSQLLOCK_TEST_DSN="$dsn/$database?$parameters" "$temporary/engines.test" -test.v -test.skip "$(of_others "$name")") >"$log" 2>&1 || failed "$log"
-	grep -E '^    engines_test.go:[0-9]+: (after|takeover|poll|renewal|Transact|said)' "$log" | sed "s/^ *[^ ]* /    $name: /"
+	grep -E '^    [a-z]+_test.go:[0-9]+: (after|takeover|poll|renewal|Transact|said)' "$log" | sed "s/^ *[^ ]* /    $name: /"
 	row+=" $(grep -c '^--- PASS' "$log")/$(grep -cE '^--- (PASS|FAIL)' "$log") |"
 	if [ "$6" = chaos ] && [ "$chaos" != 0 ]; then
 		log=$temporary/$name-chaos.txt

@@ -234,3 +234,13 @@ func isBusy(err error) bool {
 	n := number(err)
 	return n == errLockNowait || n == errLockWaitTimeout
 }
+
+// mayBeUnknownStatement reports whether err is one that servers have for statements which they don't
+// know.
+func mayBeUnknownStatement(err error) bool {
+	switch number(err) {
+	case errSyntax, errUnknownColumn, errUnknown, errNotSupported, errInternal:
+		return true
+	}
+	return false
+}

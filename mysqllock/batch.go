@@ -140,16 +140,6 @@ var (
 // refusedManyError is what a server has against the statement for many.
 type refusedManyError struct{ error }
 
-// mayBeUnknownStatement reports whether err is one that servers have for statements which they don't
-// know.
-func mayBeUnknownStatement(err error) bool {
-	switch number(err) {
-	case errSyntax, errUnknownColumn, errUnknown, errNotSupported, errInternal:
-		return true
-	}
-	return false
-}
-
 // poll is Lock.read, together with others.
 func (b *Batch) poll(l *Lock, o *operation) (*row, error) {
 	m := &batched{lock: l, o: o}
@@ -255,8 +245,7 @@ func (b *Batch) renew(l *Lock, o *operation, old, next *row, alone func() error)
 	case err == nil:
 		return nil
 	case errors.As(err, &refused):
-		// Such numbers are also said of a server that is away, or of a table that lacks columns: the
-		// server has no such statement only if it takes the one for a single row.
+		// It may be away, or a column missing: it has no such statement if it takes that for one row.
 		err := alone()
 		if err == nil && !b.refused.Swap(true) {
 			klog.FromContext(o.ctx).Info("Renews each election by a statement of its own, as this server refuses one for many",

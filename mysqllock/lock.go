@@ -282,17 +282,6 @@ func (l *Lock) renew(o *operation, old *row, record resourcelock.LeaderElectionR
 	return nil
 }
 
-// renewAlone writes next by a statement of its own, which goes on under a request to step down that
-// has been noticed.
-func (l *Lock) renewAlone(o *operation, old, next *row) error {
-	s := l.statements(next.record)
-	err := l.swap(o, old, next, s.renew(l.election, old, next, l.term.isAsked()))
-	if errors.Is(err, errAskedToStepDown) && l.mayRenew() == nil { // noticed just now
-		err = l.swap(o, old, next, s.renew(l.election, old, next, true))
-	}
-	return err
-}
-
 // takeOver begins a term. A row that is this Lock's own without a held token (a takeover whose
 // reply was lost, an earlier run of the elector) is taken over like any other, with another token.
 func (l *Lock) takeOver(o *operation, old *row, record resourcelock.LeaderElectionRecord) error {

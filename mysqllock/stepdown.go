@@ -165,6 +165,17 @@ func (l *Lock) mayRenew() error {
 	return errAskedToStepDown
 }
 
+// renewAlone writes next by a statement of its own, which goes on under a request to step down that
+// has been noticed.
+func (l *Lock) renewAlone(o *operation, old, next *row) error {
+	s := l.statements(next.record)
+	err := l.swap(o, old, next, s.renew(l.election, old, next, l.term.isAsked()))
+	if errors.Is(err, errAskedToStepDown) && l.mayRenew() == nil { // noticed just now
+		err = l.swap(o, old, next, s.renew(l.election, old, next, true))
+	}
+	return err
+}
+
 // standsDown reports whether this candidate begins no term, as it was asked to step down.
 func (m *memory) standsDown() error {
 	if left := time.Until(m.standsDownUntil); left > 0 {
