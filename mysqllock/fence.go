@@ -15,7 +15,7 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 )
 
-// Guards: by a read lock, or by a write; which one, serverkind.go decides.
+// Guards: by a read lock, or by a write; which one, engine.go decides.
 
 // guardSQL pins the current term. The shared lock lasts until the transaction ends, and a takeover
 // needs the row for itself, so that no term begins before. LOCK IN SHARE MODE is the spelling that
