@@ -53,8 +53,9 @@ slowest() {
 }
 
 if [ -z "$all" ]; then
+	# Eight at a time, as most tests wait for leases.
 	step "compile and test the library (about four minutes)${1:+ ($*)}" \
-		report go test -shuffle=on -timeout 20m -v "$@" ./...
+		report go test -shuffle=on -parallel 8 -timeout 20m -v "$@" ./...
 	test_examples() { cd examples && report go test -shuffle=on -timeout 20m -v "$@" ./...; }
 	step "compile and test the examples (about a minute)${1:+ ($*)}" test_examples "$@"
 	step "the ten slowest tests" slowest
