@@ -36,10 +36,11 @@ func (f Finding) String() string {
 }
 
 // Preflight finds out what is wrong with a database as a place for locks, before production does.
-// It says what the server is and what of this library does not work there, and looks at the tables and their definition, triggers on them, the account's grants (too few or
-// far too many), a read-only or too old server, the session's settings, durability settings that
-// can lose an acknowledged term, replication, encryption, and the round-trip time against the
-// deadline of an operation. It changes nothing.
+// It says what the server is, and what of this library does not work there. It looks at the tables
+// and their definition, at triggers on them, the account's grants (too few or far too many), a
+// read-only or too old server, the session's settings, durability settings that can lose an
+// acknowledged term, replication, encryption, and the round-trip time against the deadline of an
+// operation. It changes nothing.
 //
 // Give it the account, the pool and the options that the lock will have. It needs no privileges
 // beyond the lock's own, and leaves out what it may not see: on MySQL, triggers (that takes

@@ -73,7 +73,11 @@ func findingsAsText(findings []mysqllock.Finding) string {
 	fit := true
 	for _, finding := range findings {
 		fit = fit && finding.Severity != mysqllock.SeverityError
-		fmt.Fprintf(&text, "%-7s  %s: %s\n         remedy: %s\n", finding.Severity, finding.Subject, finding.Problem, finding.Remedy)
+		label := "remedy"
+		if finding.Severity == mysqllock.SeverityInfo {
+			label = "advice"
+		}
+		fmt.Fprintf(&text, "%-7s  %s: %s\n         %s: %s\n", finding.Severity, finding.Subject, finding.Problem, label, finding.Remedy)
 	}
 	if fit {
 		text.WriteString("ok       elections will work here\n")
