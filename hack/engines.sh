@@ -117,6 +117,26 @@ behind() {
 	FIRST="CREATE DATABASE test; CREATE USER app@'%' IDENTIFIED BY 'app'; GRANT ALL ON *.* TO app@'%';" mysqld mysql 17001
 }
 
+# chain starts six servers behind a proxy, on the ports from 17001. Each is the semi-synchronous replica of the one before
+# it: an answer to a client means that the replica has it. hack/engines/failover.sh ends the first.
+chain() {
+	local n last=6
+	mysql=$(hack/servers/get.sh mysql-9) || return
+	for n in $(seq $last); do
+		FIRST="CREATE DATABASE test; CREATE USER app@'%' IDENTIFIED BY 'app'; GRANT ALL ON *.* TO app@'%';
+			CREATE USER failover@'%'; GRANT CREATE, INSERT ON test.failovers TO failover@'%';" \
+			mysqld "mysql-$n" $((17000 + n)) --plugin-load-add=semisync_source.so --plugin-load-add=semisync_replica.so \
+			--rpl-semi-sync-replica-enabled=ON --rpl-semi-sync-source-timeout=3600000 \
+			"--rpl-semi-sync-source-enabled=$([ "$n" = $last ] && echo OFF || echo ON)" || return
+		[ "$n" = 1 ] || "$client" --no-defaults -uroot -S "$temporary/mysql-$n/mysql.sock" -e "SET GLOBAL super_read_only = ON;
+			CHANGE REPLICATION SOURCE TO SOURCE_HOST = '127.0.0.1', SOURCE_PORT = $((16999 + n)), SOURCE_USER = 'app', SOURCE_PASSWORD = 'app',
+			SOURCE_AUTO_POSITION = 1, GET_SOURCE_PUBLIC_KEY = 1, SOURCE_CONNECT_RETRY = 1; START REPLICA" || return
+	done
+}
+
+# failover PORT is the command for what listens there.
+failover() { printf '%q %q %q %q' "$root/hack/engines/failover.sh" "$client" "$temporary" "$1"; }
+
 start_tidb() {
 	get_tidb || return
 	printf '[log]\nlevel = "warn"\nslow-query-file = "%s/tidb-slow.log"\n[security]\nauto-tls = false\n' "$temporary" >"$temporary/tidb.toml"
@@ -128,7 +148,7 @@ start_tidb() {
 
 start_haproxy() {
 	local program
-	program=$(hack/servers/get.sh haproxy) && behind || return
+	program=$(hack/servers/get.sh haproxy) && chain || return
 	cat >"$temporary/haproxy.cfg" <<-END
 		defaults
 		  mode tcp
@@ -137,7 +157,9 @@ start_haproxy() {
 		  timeout server 1h
 		listen mysql
 		  bind 127.0.0.1:17200
-		  server a 127.0.0.1:17001
+		  default-server check inter 200ms fall 1 rise 1 on-marked-down shutdown-sessions
+		  server mysql-1 127.0.0.1:17001
+		$(for n in 2 3 4 5 6; do echo "  server mysql-$n 127.0.0.1:1700$n backup"; done)
 	END
 	start haproxy "$program" -db -f "$temporary/haproxy.cfg"
 	listens 17200
@@ -145,7 +167,7 @@ start_haproxy() {
 
 start_router() {
 	local program d=$temporary/router
-	program=$(hack/servers/get.sh mysql-router) && behind || return
+	program=$(hack/servers/get.sh mysql-router) && chain || return
 	mkdir -p "$d/run" "$d/data"
 	openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -keyout "$d/key.pem" -out "$d/cert.pem" 2>/dev/null || return
 	cat >"$d/router.conf" <<-END
@@ -163,7 +185,7 @@ start_router() {
 		[routing:share]
 		bind_address=127.0.0.1
 		bind_port=17301
-		destinations=127.0.0.1:17001
+		destinations=127.0.0.1:17001,127.0.0.1:17002,127.0.0.1:17003,127.0.0.1:17004,127.0.0.1:17005,127.0.0.1:17006
 		routing_strategy=first-available
 		protocol=classic
 		client_ssl_mode=PREFERRED
@@ -175,7 +197,7 @@ start_router() {
 		[routing:plain]
 		bind_address=127.0.0.1
 		bind_port=17302
-		destinations=127.0.0.1:17001
+		destinations=127.0.0.1:17001,127.0.0.1:17002,127.0.0.1:17003,127.0.0.1:17004,127.0.0.1:17005,127.0.0.1:17006
 		routing_strategy=first-available
 		protocol=classic
 		client_ssl_mode=PASSTHROUGH
@@ -203,7 +225,8 @@ of_others() {
 	esac
 }
 
-# run NAME ENGINE DATABASE DSN PARAMETERS CHAOS runs all suites, and adds a row to the table.
+# run NAME ENGINE DATABASE DSN PARAMETERS CHAOS [FAULT] runs all suites, and adds a row to the table. FAULT is a command that
+# the chaos runs now and then.
 run() {
 	local name=$1 engine=$2 database=$3 dsn=$4 parameters=$5 pool log ok=0 row
 	row="| $name |"
@@ -225,8 +248,8 @@ run() {
 	row+=" $(grep -c '^--- PASS' "$log")/$(grep -cE '^--- (PASS|FAIL)' "$log") |"
 	if [ "$6" = chaos ] && [ "$chaos" != 0 ]; then
 		log=$temporary/$name-chaos.txt
-		MYSQLLOCK_TEST_DSN="$dsn/$database?$parameters" "$temporary/chaos" -servers given -duration "$chaos" -seed 16 >"$log" 2>&1 || failed "$log"
-		grep -E 'terms; ledger|control without|a leader worked|violations|VIOLATIONS' "$log" | sed "s/^/    $name: /"
+		MYSQLLOCK_TEST_DSN="$dsn/$database?$parameters" "$temporary/chaos" -servers given -fault "${7:-}" -duration "$chaos" -seed 16 >"$log" 2>&1 || failed "$log"
+		grep -E 'terms; ledger|the given command|FAILED|control without|a leader worked|violations|VIOLATIONS' "$log" | sed "s/^/    $name: /"
 		row+=" $(grep -oE '[0-9]+ (violations|VIOLATIONS)' "$log" || echo failed) |"
 	else
 		row+=" - |"
@@ -245,9 +268,9 @@ one() {
 	case $1 in
 	mysql) behind && run mysql MySQL test 'app:app@tcp(127.0.0.1:17001)' '' - ;;
 	tidb) start_tidb && run tidb TiDB test1 'root@tcp(127.0.0.1:17100)' '' chaos ;;
-	haproxy) start_haproxy && run haproxy MySQL test 'app:app@tcp(127.0.0.1:17200)' '' chaos ;;
-	router) start_router && run router MySQL test 'app:app@tcp(127.0.0.1:17302)' '' chaos &&
-		run router-sharing MySQL test 'app:app@tcp(127.0.0.1:17301)' 'tls=skip-verify' - ;;
+	haproxy) start_haproxy && run haproxy MySQL test 'app:app@tcp(127.0.0.1:17200)' '' chaos "$(failover 17200)" ;;
+	router) start_router && run router-sharing MySQL test 'app:app@tcp(127.0.0.1:17301)' 'tls=skip-verify' - &&
+		run router MySQL test 'app:app@tcp(127.0.0.1:17302)' '' chaos "$(failover 17302)" ;;
 	vitess) start_vitess && run vitess-unsharded Vitess uns 'root@tcp(127.0.0.1:17400)' '' chaos &&
 		run vitess-sharded Vitess shd 'root@tcp(127.0.0.1:17400)' '' - ;;
 	*) fail "there is no engine of the name $1 (the first lines of this script have them all)." ;;

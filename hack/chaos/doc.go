@@ -9,7 +9,8 @@
 // them. A nemesis kills and pauses processes, bends their clocks, breaks their networks, leaves transactions open in their
 // pools, kills, freezes, fills and locks the server, has it refuse to serve, uses up its connections, promotes a replica
 // that lacks the last commits, cuts off a node of a cluster, by a schedule that the seed decides. With -triggers audit
-// triggers run at each update of the lock's tables. Whom a fault aimed at the leader hits depends
+// triggers run at each update of the lock's tables; with -fault a command of yours, as a failover, is one more fault of a
+// server that was given. Whom a fault aimed at the leader hits depends
 // on who leads, so that a seed gives the same faults again, and not the same run. Then the checker reads what the
 // candidates said and what the ledgers hold; see check.go for its rules. RESULTS.md has what was found.
 //

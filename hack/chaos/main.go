@@ -47,6 +47,7 @@ func main() {
 		r.only, err = regexp.Compile(value)
 		return err
 	})
+	flag.StringVar(&r.fault, "fault", "", "a shell `command`, as a failover, that is one more fault of a given server")
 	flag.StringVar(&r.disk, "disk", "", "a folder of a small file system for the server, which is filled up now and then")
 	flag.Parse()
 	err := func() error {
@@ -62,6 +63,9 @@ func main() {
 		}
 		if !slices.Contains([]string{single, pair, galera, given}, r.servers) || r.disk != "" && r.servers != single {
 			return errors.New("-servers is single, pair, galera or given, and -disk is for a single one; see -help")
+		}
+		if r.fault != "" && r.servers != given {
+			return errors.New("-fault is for -servers given: the others have faults of their own; see -help")
 		}
 		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
@@ -85,6 +89,7 @@ type run struct {
 	triggers   bool
 	stop       bool
 	disk       string
+	fault      string // a command
 	only       *regexp.Regexp
 
 	results string // the folder for a history
@@ -173,6 +178,9 @@ func (r *run) schedule() *schedule {
 		s.siteFaults = maps.Clone(galeraFaults)
 	case given:
 		maps.DeleteFunc(s.serverFaults, func(name string, _ serverFault) bool { return !slices.Contains(harmless, name) })
+		if r.fault != "" {
+			s.siteFaults = map[string]serverFault{"the given command": commanded(r.fault)}
+		}
 	}
 	if r.disk != "" {
 		s.serverFaults[diskFull] = fillDisk

@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sync"
 	"syscall"
@@ -127,6 +129,17 @@ var serverFaults = map[string]serverFault{
 
 // harmless are the faults of a server that can be had of one that others use, too.
 var harmless = []string{"network slow for all", "lease row locked by a session", "fence row locked by a session"}
+
+// commanded is a fault that somebody else knows how to inject and to heal.
+func commanded(command string) serverFault {
+	return func(ctx context.Context, _ *world, _ time.Duration) error {
+		output, err := exec.CommandContext(context.WithoutCancel(ctx), "sh", "-c", command).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, output)
+		}
+		return nil
+	}
+}
 
 const diskFull = "disk full"
 
