@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds or gets Vitess, TiDB, MySQL Router and HAProxy, starts them one after the other, and runs on each the suite of
-# mysqllocktest in three pools, the tests of hack/engines and a chaos. See hack/RESULTS-engines.md for what was found.
+# mysqllocktest in three pools, the tests of hack/engines and a chaos, behind proxies with failovers. See
+# hack/RESULTS-engines.md for what was found.
 #
 #	hack/engines.sh                          all
 #	hack/engines.sh vitess tidb              some of: mysql (to compare with), tidb, haproxy, router, vitess
@@ -31,6 +32,7 @@ start() {
 	shift
 	setsid "$@" >>"$log" 2>&1 </dev/null &
 	started+=($!)
+	disown $! # else bash tells of each that a failover kills
 }
 
 # end ends all that were started, the last first.
@@ -111,16 +113,10 @@ mysqld() {
 	listens "$port"
 }
 
-# behind starts the server that a proxy stands before.
-behind() {
-	mysql=$(hack/servers/get.sh mysql-9) || return
-	FIRST="CREATE DATABASE test; CREATE USER app@'%' IDENTIFIED BY 'app'; GRANT ALL ON *.* TO app@'%';" mysqld mysql 17001
-}
-
-# chain starts six servers behind a proxy, on the ports from 17001. Each is the semi-synchronous replica of the one before
-# it: an answer to a client means that the replica has it. hack/engines/failover.sh ends the first.
+# chain N starts so many servers, on the ports from 17001. Each is the semi-synchronous replica of the one before it: an
+# answer to a client means that the replica has it. hack/engines/failover.sh ends the first.
 chain() {
-	local n last=6
+	local n last=$1
 	mysql=$(hack/servers/get.sh mysql-9) || return
 	for n in $(seq $last); do
 		FIRST="CREATE DATABASE test; CREATE USER app@'%' IDENTIFIED BY 'app'; GRANT ALL ON *.* TO app@'%';
@@ -148,7 +144,7 @@ start_tidb() {
 
 start_haproxy() {
 	local program
-	program=$(hack/servers/get.sh haproxy) && chain || return
+	program=$(hack/servers/get.sh haproxy) && chain 6 || return
 	cat >"$temporary/haproxy.cfg" <<-END
 		defaults
 		  mode tcp
@@ -167,7 +163,7 @@ start_haproxy() {
 
 start_router() {
 	local program d=$temporary/router
-	program=$(hack/servers/get.sh mysql-router) && chain || return
+	program=$(hack/servers/get.sh mysql-router) && chain 6 || return
 	mkdir -p "$d/run" "$d/data"
 	openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -keyout "$d/key.pem" -out "$d/cert.pem" 2>/dev/null || return
 	cat >"$d/router.conf" <<-END
@@ -266,7 +262,7 @@ failed() {
 
 one() {
 	case $1 in
-	mysql) behind && run mysql MySQL test 'app:app@tcp(127.0.0.1:17001)' '' - ;;
+	mysql) chain 1 && run mysql MySQL test 'app:app@tcp(127.0.0.1:17001)' '' - ;;
 	tidb) start_tidb && run tidb TiDB test1 'root@tcp(127.0.0.1:17100)' '' chaos ;;
 	haproxy) start_haproxy && run haproxy MySQL test 'app:app@tcp(127.0.0.1:17200)' '' chaos "$(failover 17200)" ;;
 	router) start_router && run router-sharing MySQL test 'app:app@tcp(127.0.0.1:17301)' 'tls=skip-verify' - &&

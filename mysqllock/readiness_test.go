@@ -200,6 +200,7 @@ func TestReadinessStartsAnewAfterAPollThatFailed(t *testing.T) {
 	if err := get(cut, follower)(); err == nil {
 		t.Fatal("a poll that was cut off succeeded")
 	}
+	// A fixed time: that it passes unseen is what the test is about, and no condition tells that it has.
 	time.Sleep(2 * retry)
 	round()
 	if getElection(t, db, "e").StepDownRequested {

@@ -4,15 +4,15 @@
 //	hack/chaos.sh -duration 10m -seed 7
 //
 // Five processes run client-go's elector and, while they lead, post to a fenced ledger through Transact, by fenced
-// statements and after a Guard, and to an unfenced one without; beside that each gets, creates, updates and releases another election as no elector would.
-// Each reaches the server through a proxy of its own, every other one by pools of Open, the others by pools as users make
-// them. A nemesis kills and pauses processes, bends their clocks, breaks their networks, leaves transactions open in their
-// pools, kills, freezes, fills and locks the server, has it refuse to serve, uses up its connections, promotes a replica
-// that lacks the last commits, cuts off a node of a cluster, by a schedule that the seed decides. With -triggers audit
-// triggers run at each update of the lock's tables; with -fault a command of yours, as a failover, is one more fault of a
-// server that was given. Whom a fault aimed at the leader hits depends
-// on who leads, so that a seed gives the same faults again, and not the same run. Then the checker reads what the
-// candidates said and what the ledgers hold; see check.go for its rules. RESULTS.md has what was found.
+// statements and after a Guard, and to an unfenced one without; beside that each gets, creates, updates and releases
+// another election as no elector would. Each reaches the server through a proxy of its own, every other one by pools of
+// Open, the others by pools as users make them. A nemesis kills and pauses processes, bends their clocks, breaks their
+// networks, leaves transactions open in their pools, kills, freezes, fills and locks the server, has it refuse to
+// serve, uses up its connections, promotes a replica that lacks the last commits, cuts off a node of a cluster, by a
+// schedule that the seed decides. With -triggers audit triggers run at each update of the lock's tables; with -fault a
+// command of yours, as a failover, is one more fault of a server that was given. Whom a fault aimed at the leader hits
+// depends on who leads, so that a seed gives the same faults again, and not the same run. Then the checker reads what
+// the candidates said and what the ledgers hold; see check.go for its rules. RESULTS.md has what was found.
 //
 // With -lock reference the candidates run a lock with the semantics of client-go's LeaseLock instead, and with
 // -break this lock with one of its rules broken: both are there to show that the checker finds what it looks for. What

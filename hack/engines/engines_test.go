@@ -323,7 +323,7 @@ func TestGuardOfAClientThatIsCutOffHoldsTakeoversOffForABoundedTime(t *testing.T
 		if time.Since(from) > limit {
 			t.Fatalf("after %v nobody can take over", limit)
 		}
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(100 * time.Millisecond) // between two tries; the limit is the deadline
 	}
 	t.Logf("after %d refusals another candidate led %v after the cut, with a lease of %v", refused, time.Since(from).Round(100*time.Millisecond), lease)
 	if refused == 0 {

@@ -13,10 +13,15 @@ next=$((first + 1))
 
 kill -9 "$(cat "$folder/mysql-$first/pid")"
 rm "$folder/mysql-$first/pid"
+ask() { "$client" --no-defaults -uroot -S "$folder/mysql-$next/mysql.sock" -Ne "$1"; }
 # What a client was told is in what the replica has received.
-"$client" --no-defaults -uroot -S "$folder/mysql-$next/mysql.sock" -Ne "STOP REPLICA IO_THREAD;
-	SELECT WAIT_FOR_EXECUTED_GTID_SET((SELECT received_transaction_set FROM performance_schema.replication_connection_status), 30);
-	STOP REPLICA; RESET REPLICA ALL; SET GLOBAL super_read_only = OFF; SET GLOBAL read_only = OFF" >/dev/null
+late=$(ask "STOP REPLICA IO_THREAD;
+	SELECT WAIT_FOR_EXECUTED_GTID_SET((SELECT received_transaction_set FROM performance_schema.replication_connection_status), 30)")
+if [ "$late" != 0 ]; then
+	echo "server $next has not applied within 30 s what it received of server $first" >&2
+	exit 1
+fi
+ask "STOP REPLICA; RESET REPLICA ALL; SET GLOBAL super_read_only = OFF; SET GLOBAL read_only = OFF"
 for _ in $(seq 100); do
 	if timeout 5 "$client" --no-defaults -h127.0.0.1 -P"$port" -ufailover \
 		-e 'CREATE TABLE IF NOT EXISTS test.failovers (n INT); INSERT INTO test.failovers VALUES (1)' 2>/dev/null; then exit 0; fi
